@@ -1,0 +1,44 @@
+"""`python -m e2e.simulators.engine COMMAND ARGS…`: a container's command line in, an engine out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+
+from e2e.simulators.engine import sglang_flags, vllm_flags
+from e2e.simulators.engine.server import serve
+from e2e.simulators.engine.settings import RefusedSettings, Settings, Surroundings
+
+
+def read_command(command: Sequence[str], around: Surroundings) -> Settings | None:
+    """The settings that `command` asks for; None when it names no engine."""
+    words = list(command)
+    if words[:2] == ["vllm", "serve"]:
+        return vllm_flags.read(words[2:], around)
+    if words[:2] == ["sglang", "serve"]:
+        return sglang_flags.read(words[2:], around)
+    if len(words) >= 3 and os.path.basename(words[0]).startswith("python") and words[1] == "-m":
+        if words[2] == "sglang.launch_server":
+            return sglang_flags.read(words[3:], around)
+        if words[2] == "vllm.entrypoints.openai.api_server":
+            return vllm_flags.read(words[3:], around)
+    return None
+
+
+def main() -> int:
+    around = Surroundings.from_environment(os.environ)
+    try:
+        settings = read_command(sys.argv[1:], around)
+    except RefusedSettings as error:
+        print(error, file=sys.stderr)
+        return 1
+    if settings is None:
+        print(f"exec: {' '.join(sys.argv[1:2])!r}: executable file not found in $PATH", file=sys.stderr)
+        return 127
+    return asyncio.run(serve(settings, around))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""What an engine's command line and the pod's environment come down to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+EngineName = Literal["vllm", "sglang"]
+HOPPER_PRODUCTS = ("H100", "H200", "GH200", "H800", "H20")
+DEFAULT_MAX_MODEL_TOKENS = 202_752
+
+
+class RefusedSettings(ValueError):
+    """The flags parse, but the engine would refuse to start with them (exit status 1)."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`shutdown_seconds` None means: drain without limit. Limits of None mean: no limit."""
+
+    engine: EngineName
+    model: str
+    served_names: tuple[str, ...]
+    host: str
+    port: int
+    max_running: int
+    max_queued_requests: int | None
+    max_queued_tokens: int | None
+    max_model_tokens: int
+    api_keys: tuple[str, ...]
+    shutdown_seconds: float | None
+    metrics: bool
+    headless: bool
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The pod's part: address, hardware, and the speed that the node's annotation gives to its engine."""
+
+    pod_ip: str | None
+    gpus: int | None
+    gpu_product: str
+    api_key: str | None
+    load_seconds: float
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float
+    stream_tokens_per_second: float
+    kv_cache_tokens: int
+    drain_poll_seconds: float
+    seed: int
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Surroundings:
+        """Read SIM_*, POD_IP and VLLM_API_KEY; the default speed is GLM-5 NVFP4 on 4 x B200 (InferenceX 8k/1k)."""
+
+        def number(name: str, default: float) -> float:
+            value = environment.get(name, "")
+            return float(value) if value else default
+
+        gpus = environment.get("SIM_GPUS", "")
+        return cls(
+            pod_ip=environment.get("POD_IP") or None,
+            gpus=int(gpus) if gpus else None,
+            gpu_product=environment.get("SIM_GPU_PRODUCT", ""),
+            api_key=environment.get("VLLM_API_KEY") or None,
+            load_seconds=number("SIM_LOAD_SECONDS", 0.0),
+            prefill_tokens_per_second=number("SIM_PREFILL_TOKENS_PER_SECOND", 22_000.0),
+            decode_tokens_per_second=number("SIM_DECODE_TOKENS_PER_SECOND", 2_800.0),
+            stream_tokens_per_second=number("SIM_STREAM_TOKENS_PER_SECOND", 50.0),
+            kv_cache_tokens=int(number("SIM_KV_CACHE_TOKENS", 2_000_000)),
+            drain_poll_seconds=number("SIM_DRAIN_POLL_SECONDS", 5.0),
+            seed=int(number("SIM_SEED", 0)),
+        )
+
+    def bind_address(self, host: str) -> str:
+        """All interfaces means the pod's own; outside a pod only loopback."""
+        return (self.pod_ip or "127.0.0.1") if host in {"0.0.0.0", "::", ""} else host
+
+    def is_hopper(self) -> bool:
+        return any(product in self.gpu_product for product in HOPPER_PRODUCTS)
+
+
+def is_nvfp4(model: str, quantization: str | None) -> bool:
+    """Does the checkpoint's name, or the forced quantization, mean NVFP4 weights (nvidia/…-NVFP4, …-FP4)?"""
+    name = model.upper()
+    return "NVFP4" in name or name.endswith(("-FP4", "-FP4-V2")) or quantization in {"modelopt_fp4", "petit_nvfp4"}

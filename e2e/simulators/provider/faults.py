@@ -1,0 +1,54 @@
+"""What goes wrong at the provider, switchable while it runs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+from e2e.simulators.provider.errors import Situation
+
+Mode = Literal["ok", "outage", "429", "401", "402", "500", "overloaded", "hang", "abort_midstream", "no_usage"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+# Modes that are a plain error answer; its status and body depend on the provider's style.
+SITUATIONS: Mapping[Mode, Situation] = {
+    "429": "rate_limited",
+    "401": "unauthorized",
+    "402": "no_balance",
+    "500": "server_error",
+    "overloaded": "overloaded",
+}
+
+
+class Faults:
+    """The current mode, drawn for each request with `probability` from a seeded stream."""
+
+    def __init__(self) -> None:
+        self._mode: Mode = "ok"
+        self._probability = 1.0
+        self._random = random.Random(0)
+
+    def switch(self, raw: object) -> None:
+        """Take `{"mode": …, "probability": 0..1, "seed": …}`; raises ValueError and changes nothing when wrong."""
+        if not isinstance(raw, dict) or raw.get("mode") not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}")
+        probability, seed = raw.get("probability", 1.0), raw.get("seed", 0)
+        if isinstance(probability, bool) or not isinstance(probability, int | float) or not 0 <= probability <= 1:
+            raise ValueError("probability must lie between 0 and 1")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ValueError("seed must be a whole number")
+        if unknown := sorted(set(raw) - {"mode", "probability", "seed"}):
+            raise ValueError(f"unknown fields: {', '.join(unknown)}")
+        self._mode = raw["mode"]
+        self._probability = float(probability)
+        self._random = random.Random(seed)
+
+    def draw(self) -> Mode:
+        """The mode that the next request meets."""
+        if self._mode == "ok" or self._random.random() >= self._probability:
+            return "ok"
+        return self._mode
+
+    def as_json(self) -> dict[str, object]:
+        return {"mode": self._mode, "probability": self._probability}

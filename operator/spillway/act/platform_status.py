@@ -1,0 +1,158 @@
+"""Status of GPUPools, ExternalProviders and CostPolicies: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from spillway.act.status import ConditionSet
+from spillway.api import (
+    BudgetStatus,
+    ConditionType,
+    CostPolicy,
+    CostPolicyStatus,
+    DeploymentSpend,
+    ExternalProvider,
+    ExternalProviderStatus,
+    GPUPool,
+    GPUPoolStatus,
+    Reason,
+)
+from spillway.catalog import Catalog, pool_gpu
+from spillway.decide.outcome import PoolPlan
+from spillway.ledger import BudgetStatus as Statement
+from spillway.ledger import Grant
+from spillway.observe import cluster
+from spillway.observe.objects import Objects
+
+CENTS = Decimal("0.01")
+FINE = Decimal("0.0001")
+
+
+def of_pool(pool: GPUPool, objects: Objects, plan: PoolPlan | None, catalog: Catalog, now: datetime) -> GPUPoolStatus:
+    """GPUs by holder, what they cost now, and whether the pool gives any."""
+    resource = pool.spec.gpu.resource_name
+    nodes = cluster.pool_nodes(pool, objects)
+    names = {n["metadata"]["name"] for n in nodes}
+    used = cluster.gpus_in_use(objects, resource)
+    ours = pending = 0
+    for pod in objects.pods.values():
+        if not cluster.of_pool(pod, pool) or (pod.get("status") or {}).get("phase") in cluster.FINISHED:
+            continue
+        if pod["spec"].get("nodeName"):
+            ours += cluster.requested(pod, resource)
+        elif not pod["metadata"].get("deletionTimestamp"):
+            pending += cluster.requested(pod, resource)
+    gpu = pool_gpu(pool, catalog)
+    conditions = ConditionSet(pool.status.conditions, pool.metadata.generation, now)
+    if gpu is None:
+        known = ", ".join(catalog.gpus)
+        words = f"spec.gpu.product is {pool.spec.gpu.product!r}, which is not in the catalog: use one of {known}"
+        conditions.set(ConditionType.READY, False, Reason.UNKNOWN_GPU, words)
+    elif not nodes and pool.spec.capacity.max_gpus is None:
+        words = (
+            "no ready node has the labels of spec.nodeSelector: add nodes, "
+            "or set spec.capacity.maxGPUs if they come on demand"
+        )
+        conditions.set(ConditionType.READY, False, Reason.NO_NODES, words)
+    else:
+        conditions.set(ConditionType.READY, True, Reason.AS_EXPECTED, f"{len(nodes)} nodes are ready")
+    since = plan.out_of_capacity_since if plan else None
+    if plan is not None and since is not None:
+        timeout = pool.spec.capacity.provisioning_timeout_seconds
+        retry = datetime.fromtimestamp(plan.retry_at or 0, UTC).strftime("%H:%M:%S UTC")
+        words = f"gave no GPUs within spec.capacity.provisioningTimeout ({timeout:.0f} s); asked again at {retry}"
+        conditions.set(ConditionType.OUT_OF_CAPACITY, True, Reason.POOL_OUT_OF_CAPACITY, words)
+    else:
+        conditions.set(ConditionType.OUT_OF_CAPACITY, False, Reason.AS_EXPECTED, "gives what is asked for")
+    return GPUPoolStatus(
+        observed_generation=pool.metadata.generation,
+        precisions=gpu.precisions if gpu else (),
+        allocatable_gpus=sum(cluster.allocatable(n, resource) for n in nodes),
+        used_gpus=sum(used.get(name, 0) for name in names),
+        spillway_gpus=ours,
+        pending_gpus=pending,
+        out_of_capacity_since=datetime.fromtimestamp(int(since), UTC) if since is not None else None,
+        cost_per_hour=(ours * pool.spec.price.usd_per_gpu_hour).quantize(CENTS),
+        conditions=conditions.conditions,
+    )
+
+
+def of_provider(
+    provider: ExternalProvider, blocked: tuple[str, str] | None, spent_today: Decimal, now: datetime
+) -> ExternalProviderStatus:
+    """`blocked`: reason and words of what the gateways found wrong with it."""
+    conditions = ConditionSet(provider.status.conditions, provider.metadata.generation, now)
+    key_trouble = blocked is not None and blocked[0] in (Reason.MISSING_KEY, Reason.KEY_REFUSED)
+    if provider.spec.suspend:
+        conditions.set(ConditionType.READY, False, Reason.SUSPENDED, "spec.suspend is true: nothing is sent there")
+    elif blocked is not None:
+        conditions.set(ConditionType.READY, False, *blocked)
+    elif not provider.spec.allowed_namespaces:
+        words = "spec.allowedNamespaces is empty: nobody may send requests there; add the namespaces that may"
+        conditions.set(ConditionType.READY, False, Reason.NAMESPACE_NOT_ALLOWED, words)
+    else:
+        conditions.set(ConditionType.READY, True, Reason.AS_EXPECTED, "requests may be sent there, budgets allowing")
+    if blocked is not None and not key_trouble:
+        conditions.set(ConditionType.HEALTHY, False, *blocked)
+    else:
+        conditions.set(ConditionType.HEALTHY, True, Reason.PROVIDER_ANSWERS, "no errors that last")
+    if blocked is not None and key_trouble:
+        conditions.set(ConditionType.CREDENTIALS, False, *blocked)
+    else:
+        words = f"key {provider.spec.credentials.key!r} of Secret spillway-provider-keys is in use"
+        conditions.set(ConditionType.CREDENTIALS, True, Reason.KEY_PRESENT, words)
+    return ExternalProviderStatus(
+        observed_generation=provider.metadata.generation,
+        spent_today=spent_today.quantize(CENTS),
+        conditions=conditions.conditions,
+    )
+
+
+def of_policy(
+    policy: CostPolicy, statements: Sequence[Statement], grants: Mapping[tuple[str, str], Grant], now: datetime
+) -> CostPolicyStatus:
+    """The budgets as the ledger states them, with the bound that is promised for each."""
+    conditions = ConditionSet(policy.status.conditions, policy.metadata.generation, now)
+    conditions.set(ConditionType.READY, True, Reason.AS_EXPECTED, f"{len(statements)} budgets are kept")
+    spent = [s for s in statements if s.exhausted]
+    if policy.spec.suspend:
+        conditions.set(ConditionType.WITHIN_BUDGET, True, Reason.SUSPENDED, "spec.suspend is true: nothing spills")
+    elif spent:
+        words = "; ".join(
+            f"budget {s.name}: ${s.spent.quantize(CENTS)} of ${s.amount} spent, "
+            f"opens again {s.resets_at:%Y-%m-%d %H:%M UTC}"
+            for s in spent
+        )
+        conditions.set(ConditionType.WITHIN_BUDGET, False, Reason.BUDGET_SPENT, words)
+    else:
+        conditions.set(ConditionType.WITHIN_BUDGET, True, Reason.AS_EXPECTED, "all budgets hold")
+    return CostPolicyStatus(
+        observed_generation=policy.metadata.generation,
+        budgets=tuple(_budget(s, grants.get((policy.metadata.name, s.name))) for s in statements),
+        conditions=conditions.conditions,
+    )
+
+
+def _budget(statement: Statement, granted: Grant | None) -> BudgetStatus:
+    return BudgetStatus(
+        name=statement.name,
+        period=statement.period,
+        period_start=statement.period_start,
+        amount=statement.amount,
+        spent=statement.spent.quantize(FINE),
+        gpu=statement.gpu.quantize(FINE),
+        external=statement.external.quantize(FINE),
+        reserved=statement.reserved.quantize(FINE),
+        remaining=statement.remaining.quantize(FINE),
+        burn_per_hour=statement.burn_per_hour.quantize(CENTS),
+        exhausted_at=statement.exhausted_at.replace(microsecond=0)
+        if statement.exhausted and statement.exhausted_at
+        else None,
+        bound=granted.bound_usd.quantize(FINE) if granted else Decimal(0),
+        by_deployment=tuple(
+            DeploymentSpend(namespace=d.namespace, name=d.deployment, spent=d.usd.quantize(FINE))
+            for d in statement.by_deployment
+        ),
+    )

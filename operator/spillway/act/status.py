@@ -1,0 +1,249 @@
+"""Status of MoEDeployments: pure, from what was resolved, seen and planned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Literal
+
+from spillway.api import (
+    MAX_DECISIONS,
+    Condition,
+    ConditionType,
+    CostStatus,
+    DecisionStatus,
+    MoEDeploymentStatus,
+    Reason,
+    SpillStatus,
+    VariantStatus,
+    find_condition,
+    set_condition,
+)
+from spillway.build import endpoint, selector_text
+from spillway.decide.outcome import Decision, DeploymentPlan
+from spillway.decide.reasons import Code
+from spillway.decide.snapshot import Deployment, Phase
+from spillway.observe.resolve import Problem, Resolved
+
+SPILL_MONEY_REASONS = (Reason.BUDGET_SPENT, Reason.NO_BUDGET, Reason.SUSPENDED)
+
+
+class ConditionSet:
+    """Conditions being set for one generation at one moment."""
+
+    def __init__(self, before: Iterable[Condition], generation: int, now: datetime) -> None:
+        self.conditions = tuple(before)
+        self._generation = generation
+        self._now = now
+
+    def set(self, kind: str, holds: bool | None, reason: str, message: str) -> None:
+        status: Literal["True", "False", "Unknown"] = "Unknown" if holds is None else "True" if holds else "False"
+        self.conditions = set_condition(
+            self.conditions,
+            kind,
+            status,
+            reason,
+            message,
+            self._generation,
+            self._now,
+        )
+
+
+def usd(amount: float) -> Decimal:
+    return Decimal(str(round(amount, 2)))
+
+
+def of_problem(problem: Problem, before: MoEDeploymentStatus, now: datetime) -> MoEDeploymentStatus:
+    """The spec cannot be served: say why; what was seen before stays."""
+    conditions = ConditionSet(before.conditions, problem.metadata.generation, now)
+    conditions.set(ConditionType.READY, False, problem.reason, problem.message)
+    conditions.set(ConditionType.PROGRESSING, False, problem.reason, "nothing is done until that is put right")
+    return before.model_copy(
+        update={
+            "observed_generation": problem.metadata.generation,
+            "conditions": conditions.conditions,
+            "summary": None,
+        }
+    )
+
+
+def of_deployment(
+    resolved: Resolved,
+    seen: Deployment,
+    plan: DeploymentPlan,
+    before: MoEDeploymentStatus,
+    changes: Iterable[Decision],
+    spill_usd_per_hour: float,
+    now: datetime,
+) -> MoEDeploymentStatus:
+    """What is seen and planned. `changes`: decisions since the last write; `spill_usd_per_hour`: cost of spill now."""
+    moe = resolved.moe
+    ready = sum(1 for r in seen.replicas if r.phase is Phase.READY)
+    present = sum(1 for r in seen.replicas if r.phase is not Phase.STOPPING)
+    gpu_usd = sum(
+        v.usd_per_hour
+        for r in seen.replicas
+        if r.phase is not Phase.PENDING and (v := seen.variant(r.variant)) is not None
+    )
+    reference = plan.reference or (seen.variants[0].name if seen.variants else "")
+    return MoEDeploymentStatus(
+        observed_generation=moe.metadata.generation,
+        replicas=present,
+        desired_replicas=plan.replicas,
+        ready_replicas=ready,
+        selector=selector_text(moe.metadata.name),
+        endpoint=endpoint(moe),
+        summary=f"{ready}/{plan.replicas}",
+        revision=resolved.revisions.get(reference),
+        variants=variants(seen, plan),
+        spill=SpillStatus(
+            active=plan.spill.allowed,
+            reason=plan.spill.reason or Reason.AS_EXPECTED,
+            share=spill_share(seen),
+            cost_per_hour=usd(spill_usd_per_hour),
+        ),
+        cost=CostStatus(gpu_per_hour=usd(gpu_usd), external_per_hour=usd(spill_usd_per_hour)),
+        decisions=history(changes, before.decisions, now),
+        conditions=conditions(resolved, seen, plan, before.conditions, ready, now),
+    )
+
+
+def spill_share(seen: Deployment) -> str:
+    """Share of the requests that spill now, in whole percent so that noise writes nothing."""
+    demand = seen.demand
+    if demand is None or demand.requests_per_second <= 0:
+        return "0"
+    share = min(1.0, demand.spilled_per_second / demand.requests_per_second)
+    return f"{share:.2f}".rstrip("0").rstrip(".")
+
+
+def variants(seen: Deployment, plan: DeploymentPlan) -> tuple[VariantStatus, ...]:
+    found = []
+    for variant in seen.variants:
+        by_phase = dict.fromkeys(Phase, 0)
+        for replica in seen.replicas:
+            if replica.variant == variant.name:
+                by_phase[replica.phase] += 1
+        holding = by_phase[Phase.READY] + by_phase[Phase.STARTING] + by_phase[Phase.STOPPING]
+        found.append(
+            VariantStatus(
+                name=variant.name,
+                desired=plan.desired.get(variant.name, 0),
+                ready=by_phase[Phase.READY],
+                starting=by_phase[Phase.STARTING],
+                pending=by_phase[Phase.PENDING],
+                gpus_per_replica=variant.gpus_per_replica,
+                cost_per_hour=usd(holding * variant.usd_per_hour),
+                cold_start_seconds=round(plan.cold_start_seconds.get(variant.name, variant.cold_start_seconds)),
+            )
+        )
+    return tuple(found)
+
+
+def history(
+    decisions: Iterable[Decision], before: tuple[DecisionStatus, ...], now: datetime
+) -> tuple[DecisionStatus, ...]:
+    """The last changes, newest first."""
+    new = [
+        DecisionStatus(
+            time=now,
+            replicas_before=d.before,
+            replicas_after=d.after,
+            variant=d.variant,
+            reason=d.code,
+            message=d.message,
+            dollars_per_hour=usd(d.usd_per_hour),
+        )
+        for d in decisions
+        if d.changes
+    ]
+    return (*reversed(new), *before)[:MAX_DECISIONS]
+
+
+def conditions(
+    resolved: Resolved,
+    seen: Deployment,
+    plan: DeploymentPlan,
+    before: tuple[Condition, ...],
+    ready: int,
+    now: datetime,
+) -> tuple[Condition, ...]:
+    """Ready first: it sums up the others."""
+    moe = resolved.moe
+    told = ConditionSet(before, moe.metadata.generation, now)
+    by_code = {d.code: d for d in plan.decisions}
+    starting = sum(1 for r in seen.replicas if r.phase in (Phase.STARTING, Phase.PENDING))
+
+    told.set(ConditionType.READY, *readiness(seen, plan, ready, find_condition(before, ConditionType.READY) is None))
+    if starting:
+        told.set(ConditionType.PROGRESSING, True, Reason.STARTING, f"{starting} replicas are on their way")
+    else:
+        told.set(ConditionType.PROGRESSING, False, Reason.AS_EXPECTED, "no replica is on its way")
+    if plan.metrics_stale:
+        words = by_code[Code.METRICS_STALE].message if Code.METRICS_STALE in by_code else "no metrics yet"
+        told.set(ConditionType.METRICS_AVAILABLE, False, Reason.METRICS_STALE, f"{words}; replicas are not changed")
+    else:
+        told.set(ConditionType.METRICS_AVAILABLE, True, Reason.AS_EXPECTED, "Prometheus has fresh gateway metrics")
+    if plan.spill.allowed:
+        names = ", ".join(f"{p.provider}/{p.model}" for p in plan.spill.providers if p.permitted)
+        told.set(
+            ConditionType.SPILL_AVAILABLE, True, Reason.AS_EXPECTED, f"what the replicas cannot take goes to {names}"
+        )
+    else:
+        told.set(ConditionType.SPILL_AVAILABLE, False, plan.spill.reason, plan.spill.message)
+    limit = next((by_code[c] for c in (Code.MAX_REPLICAS, Code.NO_GPU) if c in by_code), None)
+    if limit is not None:
+        told.set(ConditionType.SCALING_LIMITED, True, limit.code, limit.message)
+    else:
+        told.set(ConditionType.SCALING_LIMITED, False, Reason.AS_EXPECTED, "nothing limits the number of replicas")
+    money = next((p for p in plan.spill.providers if p.reason in SPILL_MONEY_REASONS), None)
+    if seen.floor_only or (money is not None and money.reason == Reason.BUDGET_SPENT):
+        words = money.message if money else "a GPU budget is spent: replicas are at the floor"
+        told.set(ConditionType.WITHIN_BUDGET, False, Reason.BUDGET_SPENT, words)
+    else:
+        told.set(ConditionType.WITHIN_BUDGET, True, Reason.AS_EXPECTED, "no budget is spent")
+    if seen.pinned_replicas:
+        told.set(
+            ConditionType.PINNED,
+            True,
+            Reason.PINNED_BY_REPLICAS,
+            f"spec.replicas pins {seen.pinned_replicas}; 0 is automatic",
+        )
+    elif find_condition(before, ConditionType.PINNED):
+        told.set(ConditionType.PINNED, False, Reason.NOT_PINNED, "replicas follow demand")
+    if seen.paused or seen.dry_run:
+        reason = Reason.PAUSED_BY_ANNOTATION if seen.paused else Reason.DRY_RUN
+        told.set(ConditionType.PAUSED, True, reason, "replicas are held; remove the annotation to go on")
+    elif find_condition(before, ConditionType.PAUSED):
+        told.set(ConditionType.PAUSED, False, Reason.AS_EXPECTED, "replicas follow the plan")
+    return told.conditions
+
+
+def readiness(seen: Deployment, plan: DeploymentPlan, ready: int, first: bool) -> tuple[bool | None, str, str]:
+    """The Ready condition: at least one replica answers, or none is meant to."""
+    if ready and ready >= plan.replicas:
+        return True, Reason.AS_EXPECTED, f"{ready} of {plan.replicas} replicas answer"
+    if ready:
+        return True, Reason.FEWER_REPLICAS_THAN_WANTED, f"{ready} of {plan.replicas} replicas answer"
+    if plan.replicas == 0:
+        return (
+            plan.spill.allowed,
+            Reason.SCALED_TO_ZERO,
+            "no replica is wanted; requests "
+            + ("go to providers" if plan.spill.allowed else "wait for a cold start, as nothing may spill"),
+        )
+    waiting = next((r for r in seen.replicas if r.phase is Phase.PENDING), None)
+    covered = "; providers answer meanwhile" if plan.spill.allowed else ""
+    if waiting is not None:
+        return False, Reason.NO_READY_REPLICA, f"0 of {plan.replicas} replicas answer: waiting for GPUs{covered}"
+    return (
+        None if first else False,
+        Reason.STARTING,
+        f"0 of {plan.replicas} replicas answer: loading the model{covered}",
+    )
+
+
+def stamp(now: float) -> datetime:
+    """Status times are whole seconds, as Kubernetes writes them."""
+    return datetime.fromtimestamp(int(now), UTC)

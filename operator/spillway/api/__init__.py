@@ -1,0 +1,79 @@
+"""The four kinds of ``spillway.dev/v1alpha1`` as pydantic models: what users write and what Spillway answers.
+
+``parse`` reads an object of the API server into a frozen model, or into InvalidSpec with messages for the user;
+``dump`` writes one back. Conditions change through ``set_condition`` alone. ``python -m spillway.api DIRECTORY``
+writes the CustomResourceDefinitions that these models describe.
+"""
+
+from spillway.api.conditions import Condition, ConditionType, Reason, find_condition, set_condition, without_condition
+from spillway.api.costpolicy import Budget, BudgetStatus, CostPolicy, CostPolicySpec, CostPolicyStatus, DeploymentSpend
+from spillway.api.externalprovider import (
+    ExternalProvider,
+    ExternalProviderSpec,
+    ExternalProviderStatus,
+    ProviderModel,
+    TokenPrice,
+)
+from spillway.api.gpupool import GPUPool, GPUPoolSpec, GPUPoolStatus
+from spillway.api.moedeployment import (
+    DRY_RUN_ANNOTATION,
+    MAX_DECISIONS,
+    PAUSED_ANNOTATION,
+    CostStatus,
+    DecisionStatus,
+    EngineName,
+    MoEDeployment,
+    MoEDeploymentSpec,
+    MoEDeploymentStatus,
+    Precision,
+    SpillStatus,
+    VariantStatus,
+)
+from spillway.api.resource import API_VERSION, GROUP, VERSION, Definition, InvalidSpec, Metadata, Resource, dump, parse
+
+KINDS: tuple[type[Resource], ...] = (MoEDeployment, GPUPool, ExternalProvider, CostPolicy)
+
+__all__ = [
+    "API_VERSION",
+    "DRY_RUN_ANNOTATION",
+    "GROUP",
+    "KINDS",
+    "MAX_DECISIONS",
+    "PAUSED_ANNOTATION",
+    "VERSION",
+    "Budget",
+    "BudgetStatus",
+    "Condition",
+    "ConditionType",
+    "CostPolicy",
+    "CostPolicySpec",
+    "CostPolicyStatus",
+    "CostStatus",
+    "DecisionStatus",
+    "Definition",
+    "DeploymentSpend",
+    "EngineName",
+    "ExternalProvider",
+    "ExternalProviderSpec",
+    "ExternalProviderStatus",
+    "GPUPool",
+    "GPUPoolSpec",
+    "GPUPoolStatus",
+    "InvalidSpec",
+    "Metadata",
+    "MoEDeployment",
+    "MoEDeploymentSpec",
+    "MoEDeploymentStatus",
+    "Precision",
+    "ProviderModel",
+    "Reason",
+    "Resource",
+    "SpillStatus",
+    "TokenPrice",
+    "VariantStatus",
+    "dump",
+    "find_condition",
+    "parse",
+    "set_condition",
+    "without_condition",
+]

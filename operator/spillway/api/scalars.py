@@ -1,0 +1,107 @@
+"""Scalar types of the kinds: money, durations and timestamps, each a string in YAML and a number in Python."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
+
+from spillway.api.markers import Rules, cel
+
+_MONEY_PATTERN = r"[0-9]{1,12}(\.[0-9]{1,9})?"
+_NANODOLLAR = Decimal("0.000000001")
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
+_DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$"
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as ``10s``, ``15m``, ``6m10s`` or ``1h30m``, to the millisecond.
+
+    Raises ValueError for anything else, a bare number included: its unit would be a guess.
+    """
+    if not re.fullmatch(_DURATION_PATTERN, text):
+        raise ValueError(f"{text!r} is not a duration: write a number with a unit, such as 10s, 15m or 6m10s")
+    return round(sum(float(number) * _UNIT_SECONDS[unit] for number, unit in _DURATION_PART.findall(text)), 3)
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest exact spelling in hours, minutes, seconds and milliseconds: ``370.0`` -> ``6m10s``."""
+    milliseconds = round(seconds * 1000)
+    parts = []
+    for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
+        count, milliseconds = divmod(milliseconds, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+def format_money(usd: Decimal) -> str:
+    """A decimal string with at least cents and at most nano-dollars: ``Decimal("50.4")`` -> ``50.40``."""
+    whole, _, fraction = format(usd.quantize(_NANODOLLAR, ROUND_HALF_EVEN), "f").partition(".")
+    text = f"{whole}.{fraction.rstrip('0'):0<2}"
+    return text.removeprefix("-") if Decimal(text) == 0 else text
+
+
+def format_timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC with whole seconds, as Kubernetes writes its own."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _duration_seconds(value: Any) -> Any:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+def _decimal(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(rf"-?{_MONEY_PATTERN}", value):
+        raise ValueError(f'{value!r} is not an amount: write US dollars as a decimal string such as "4.20"')
+    if isinstance(value, float):
+        raise ValueError(f'{value!r} is a float: write US dollars as a string in quotes such as "4.20"')
+    return value
+
+
+def _whole_seconds(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment.isoformat()} has no time zone: write RFC 3339 such as 2026-11-23T10:00:00Z")
+    return moment.astimezone(UTC).replace(microsecond=0)
+
+
+Seconds = Annotated[
+    float,
+    BeforeValidator(_duration_seconds),
+    Field(ge=0),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "maxLength": 32, "pattern": _DURATION_PATTERN}),
+]
+"""A duration: ``15m`` in YAML, seconds as a float in Python."""
+
+Money = Annotated[
+    Decimal,
+    BeforeValidator(_decimal),
+    Field(ge=0),
+    PlainSerializer(format_money, return_type=str),
+    WithJsonSchema({"type": "string", "maxLength": 22, "pattern": f"^{_MONEY_PATTERN}$"}),
+]
+"""US dollars, not negative: a decimal string in YAML, a Decimal in Python."""
+
+PositiveMoney = Annotated[Money, Field(gt=0), Rules(cel("double(self) > 0.0", "must be more than 0 US dollars"))]
+"""US dollars, more than 0."""
+
+SignedMoney = Annotated[
+    Decimal,
+    BeforeValidator(_decimal),
+    PlainSerializer(format_money, return_type=str),
+    WithJsonSchema({"type": "string", "maxLength": 23, "pattern": f"^-?{_MONEY_PATTERN}$"}),
+]
+"""US dollars of either sign."""
+
+Timestamp = Annotated[
+    datetime,
+    AfterValidator(_whole_seconds),
+    PlainSerializer(format_timestamp, return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time", "maxLength": 64}),
+]
+"""A moment with a time zone, in whole seconds."""

@@ -1,0 +1,42 @@
+"""Pure builders: from a MoEDeployment and a resolved variant to the Kubernetes objects, one module per kind and per
+engine. The result is what server-side apply takes: complete, deterministic, without anything that the API server adds.
+"""
+
+from spillway.build.account import account, account_name
+from spillway.build.deployment import deployment, revision
+from spillway.build.disruption import disruption_budget
+from spillway.build.labels import (
+    DEPLOYMENT_LABEL,
+    ENGINE_CONTAINER,
+    ENGINE_PORT,
+    ENGINE_PORT_NAME,
+    REVISION_LABEL,
+    VARIANT_LABEL,
+    Object,
+    pod_selector,
+    selector_text,
+    workload_name,
+)
+from spillway.build.service import endpoint, service
+from spillway.build.settings import BuildSettings
+
+__all__ = [
+    "DEPLOYMENT_LABEL",
+    "ENGINE_CONTAINER",
+    "ENGINE_PORT",
+    "ENGINE_PORT_NAME",
+    "REVISION_LABEL",
+    "VARIANT_LABEL",
+    "BuildSettings",
+    "Object",
+    "account",
+    "account_name",
+    "deployment",
+    "disruption_budget",
+    "endpoint",
+    "pod_selector",
+    "revision",
+    "selector_text",
+    "service",
+    "workload_name",
+]

@@ -1,0 +1,74 @@
+"""Names, labels and owners of the objects that a MoEDeployment has."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from spillway.api import API_VERSION, GROUP, MoEDeployment
+
+Object = dict[str, Any]
+
+DEPLOYMENT_LABEL = f"{GROUP}/deployment"
+VARIANT_LABEL = f"{GROUP}/variant"
+REVISION_LABEL = f"{GROUP}/revision"
+ENGINE_CONTAINER = "engine"
+ENGINE_PORT = 8000
+ENGINE_PORT_NAME = "http"
+MAX_LABEL_LENGTH = 63
+
+
+def workload_name(moe_name: str, variant_name: str, revision: str) -> str:
+    """``<moe>-<variant>-<revision>``; where that is longer than a label, the middle gives way to its hash."""
+    name = f"{moe_name}-{variant_name}-{revision}"
+    if len(name) <= MAX_LABEL_LENGTH:
+        return name
+    digest = hashlib.sha256(f"{moe_name}-{variant_name}".encode()).hexdigest()[:8]
+    kept = MAX_LABEL_LENGTH - len(digest) - len(revision) - 2
+    return f"{name[:kept].rstrip('-')}-{digest}-{revision}"
+
+
+def object_labels(moe: MoEDeployment) -> dict[str, str]:
+    """Labels of an object that belongs to the whole MoEDeployment."""
+    return {
+        "app.kubernetes.io/name": moe.spec.engine.name.lower(),
+        "app.kubernetes.io/instance": moe.metadata.name,
+        "app.kubernetes.io/component": "engine",
+        "app.kubernetes.io/part-of": "spillway",
+        "app.kubernetes.io/managed-by": "spillway",
+        DEPLOYMENT_LABEL: moe.metadata.name,
+    }
+
+
+def replica_labels(moe: MoEDeployment, variant_name: str) -> dict[str, str]:
+    """Labels of a variant's workload and pods, without the revision."""
+    return {**object_labels(moe), VARIANT_LABEL: variant_name}
+
+
+def pod_selector(moe_name: str) -> dict[str, str]:
+    """Labels that select all replicas of a MoEDeployment."""
+    return {DEPLOYMENT_LABEL: moe_name}
+
+
+def selector_text(moe_name: str) -> str:
+    """`pod_selector` as the scale subresource's string."""
+    return ",".join(f"{key}={value}" for key, value in pod_selector(moe_name).items())
+
+
+def metadata(moe: MoEDeployment, name: str, labels: dict[str, str]) -> Object:
+    """ObjectMeta of an object that goes when its MoEDeployment goes."""
+    return {
+        "name": name,
+        "namespace": moe.metadata.namespace,
+        "labels": labels,
+        "ownerReferences": [
+            {
+                "apiVersion": API_VERSION,
+                "kind": moe.definition.kind,
+                "name": moe.metadata.name,
+                "uid": moe.metadata.uid,
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ],
+    }

@@ -1,0 +1,133 @@
+"""The commands. Each has a help text with an example; a mistake ends with one line that says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from spillway.cli import explain as explaining
+
+app = typer.Typer(
+    name="spillway",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Serves Mixture-of-Experts models on Kubernetes at the lowest cost that keeps the promise to users. "
+    "Also installed as `kubectl spillway`.",
+)
+
+ENV = "SPILLWAY_"
+
+
+def setting(text: str, name: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(help=text, envvar=f"{ENV}{name}", show_default=True)
+    return option
+
+
+@app.command()
+def operator(
+    namespace: Annotated[str, setting("Namespace of Spillway's own objects.", "NAMESPACE")] = "spillway-system",
+    pod_name: Annotated[str, typer.Option(help="Name of this pod.", envvar="POD_NAME")] = "spillway-operator",
+    prometheus_url: Annotated[
+        str, setting("Prometheus that scrapes engines and gateways.", "PROMETHEUS_URL")
+    ] = "http://prometheus-operated.monitoring.svc:9090",
+    bind_address: Annotated[str, setting("Address of the ADS and health ports.", "BIND_ADDRESS")] = "0.0.0.0",
+    ads_port: Annotated[int, setting("Port that the gateways connect to (leader only).", "ADS_PORT")] = 18000,
+    health_port: Annotated[int, setting("Port of /livez, /readyz and /metrics.", "HEALTH_PORT")] = 8081,
+    gateway_host: Annotated[
+        str, setting("DNS name of the gateway's Service.", "GATEWAY_HOST")
+    ] = "spillway-gateway.spillway-system.svc.cluster.local",
+    gateway_metrics_port: Annotated[int, setting("Metrics port of the gateways.", "GATEWAY_METRICS_PORT")] = 9902,
+    tick_seconds: Annotated[float, setting("Time between two plans.", "TICK_SECONDS")] = 10.0,
+    rate_window_seconds: Annotated[
+        float, setting("Window of arrival rates; at least four scrape intervals.", "RATE_WINDOW_SECONDS")
+    ] = 60.0,
+    token_window_seconds: Annotated[
+        float, setting("Window of the mean tokens per request.", "TOKEN_WINDOW_SECONDS")
+    ] = 300.0,
+    metrics_stale_seconds: Annotated[
+        float, setting("Older metrics hold the replicas.", "METRICS_STALE_SECONDS")
+    ] = 60.0,
+    drain_seconds: Annotated[
+        float, setting("Longest wait for a replica's last request before it is stopped.", "DRAIN_SECONDS")
+    ] = 300.0,
+    deregister_seconds: Annotated[
+        float, setting("From leaving the gateways to being stopped, at least.", "DEREGISTER_SECONDS")
+    ] = 5.0,
+    prestop_seconds: Annotated[int, setting("preStop sleep of engine pods.", "PRESTOP_SECONDS")] = 10,
+    engine_drain_seconds: Annotated[int, setting("Drain time of engines after SIGTERM.", "ENGINE_DRAIN_SECONDS")] = 60,
+    probe_period_seconds: Annotated[int, setting("Period of the engines' probes.", "PROBE_PERIOD_SECONDS")] = 10,
+    shortest_answer_seconds: Annotated[
+        float,
+        setting("No billed answer of a provider is faster; the budgets' bound rests on it.", "SHORTEST_ANSWER_SECONDS"),
+    ] = 0.25,
+    lease_duration_seconds: Annotated[float, setting("Leader lease.", "LEASE_DURATION_SECONDS")] = 15.0,
+    lease_deadline_seconds: Annotated[
+        float, setting("Renewal deadline of the leader.", "LEASE_DEADLINE_SECONDS")
+    ] = 10.0,
+    lease_retry_seconds: Annotated[float, setting("Time between renewals.", "LEASE_RETRY_SECONDS")] = 2.0,
+    workers: Annotated[int, setting("Parallel reconciles.", "WORKERS")] = 4,
+    log_level: Annotated[str, setting("debug, info, warning or error.", "LOG_LEVEL")] = "info",
+) -> None:
+    """Run the operator: watches the four kinds, decides, writes, and tells the gateways. One leads, others stand by.
+
+    Uses the kubeconfig (KUBECONFIG) or the pod's service account.
+    """
+    from spillway.controller import logs
+    from spillway.controller.process import run
+    from spillway.controller.settings import OperatorSettings
+
+    options = {name: value for name, value in locals().items() if name in OperatorSettings.model_fields}
+    try:
+        settings = OperatorSettings.model_validate(options)
+    except ValidationError as error:
+        for problem in error.errors():
+            flag = "--" + str(problem["loc"][0]).replace("_", "-")
+            typer.echo(f"spillway operator: {flag} is {problem['input']!r}: {problem['msg']}", err=True)
+        raise typer.Exit(2) from error
+    logs.set_up(log_level)
+    asyncio.run(run(settings))
+
+
+@app.command()
+def gateway() -> None:
+    """Run a gateway: writes Envoy's bootstrap and becomes Envoy. Settings come from the pod's environment:
+    POD_NAME, POD_IP, SPILLWAY_ADS_ADDRESS (host:port) and SPILLWAY_RUN_DIRECTORY, SPILLWAY_KEYS_DIRECTORY."""
+    from spillway.gateway.process import run_gateway
+
+    try:
+        run_gateway(os.environ)
+    except KeyError as error:
+        typer.echo(f"spillway gateway: set {error.args[0]} in the environment", err=True)
+    except (ValueError, FileNotFoundError) as error:
+        typer.echo(f"spillway gateway: {error}", err=True)
+    raise typer.Exit(2)
+
+
+@app.command("gateway-drain")
+def gateway_drain() -> None:
+    """Drain this pod's gateway before it stops (its preStop hook): takes nothing new, finishes what is open."""
+    from spillway.gateway.process import drain_gateway
+
+    drain_gateway(os.environ)
+
+
+@app.command()
+def explain(
+    name: Annotated[str, typer.Argument(help="Name of the MoEDeployment.")],
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "default",
+    context: Annotated[str | None, typer.Option(help="kubeconfig context.")] = None,
+) -> None:
+    """Tell why a model runs as it does: replicas, spill, money, and the last decisions in words and dollars.
+
+    Example: `kubectl spillway explain glm-5 -n chat`
+    """
+    raise typer.Exit(asyncio.run(explaining.show(name, namespace, context)))
+
+
+def main() -> None:
+    app()

@@ -1,0 +1,69 @@
+"""The operator's own metrics; names after controller-runtime's where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from spillway.decide import Plan, Snapshot
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.reconciles = Counter(
+            "spillway_reconcile_total", "Reconciles of MoEDeployments by result.", ["result"], registry=self.registry
+        )
+        self.queue_depth = Gauge("spillway_workqueue_depth", "Keys waiting in the work queue.", registry=self.registry)
+        self.leader = Gauge("spillway_leader", "1 while this process leads.", registry=self.registry)
+        self.plan_seconds = Histogram(
+            "spillway_plan_duration_seconds",
+            "Time of one decide.plan.",
+            buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
+            registry=self.registry,
+        )
+        self.gateways = Gauge(
+            "spillway_gateways_connected", "Gateway processes on the ADS stream.", registry=self.registry
+        )
+        self.rejections = Gauge(
+            "spillway_gateway_rejected_resources",
+            "Parts of the configuration that a gateway refused.",
+            registry=self.registry,
+        )
+        for result in ("success", "error"):
+            self.reconciles.labels(result)
+        self._state = _State()
+        self.registry.register(self._state)
+
+    def planned(self, snapshot: Snapshot, plan: Plan) -> None:
+        """What the next scrape shows of each deployment; series vanish with it."""
+        self._state.snapshot, self._state.plan = snapshot, plan
+
+
+class _State(Collector):
+    def __init__(self) -> None:
+        self.snapshot: Snapshot | None = None
+        self.plan: Plan | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ["namespace", "deployment"]
+        work = GaugeMetricFamily("spillway_demand_work", "Demand in replicas of the reference variant.", labels=labels)
+        gate = GaugeMetricFamily("spillway_gate_requests", "In-flight requests that the replicas take.", labels=labels)
+        ratio = GaugeMetricFamily("spillway_spill_cost_ratio", "Spill cost per replica cost (kappa).", labels=labels)
+        wanted = GaugeMetricFamily("spillway_desired_replicas", "Wanted replicas.", labels=[*labels, "variant"])
+        left = GaugeMetricFamily("spillway_budget_remaining_usd", "Left of a budget.", labels=["policy", "budget"])
+        for deployment in self.plan.deployments if self.plan else ():
+            who = deployment.key.split("/", 1)
+            if deployment.work is not None:
+                work.add_metric(who, deployment.work)
+            if deployment.spill_cost_ratio is not None:
+                ratio.add_metric(who, deployment.spill_cost_ratio)
+            gate.add_metric(who, deployment.gate)
+            for variant, number in deployment.desired.items():
+                wanted.add_metric([*who, variant], number)
+        for budget in self.snapshot.budgets if self.snapshot else ():
+            left.add_metric([budget.policy, budget.name], float(budget.remaining))
+        yield from (work, gate, ratio, wanted, left)

@@ -1,0 +1,114 @@
+"""From the plan to what the gateways are told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from spillway.api import ExternalProvider
+from spillway.build import ENGINE_PORT
+from spillway.decide.outcome import DeploymentPlan, Plan
+from spillway.decide.snapshot import Phase, Replica, Snapshot
+from spillway.gateway import desired as gateway
+from spillway.observe.objects import Objects
+from spillway.observe.resolve import Resolved
+
+HEALTH_PATHS = {"vLLM": "/health", "SGLang": "/ready"}  # SGLang's /health generates a token
+
+
+def desired(
+    plan: Plan,
+    snapshot: Snapshot,
+    resolved: Sequence[Resolved],
+    providers: Mapping[str, ExternalProvider],
+    objects: Objects,
+    gateways: int,
+) -> gateway.Desired:
+    """Deployments with their endpoints, the provider pairs that they may ever use, and the numbers of now."""
+    seen = {d.key: d for d in snapshot.deployments}
+    deployments, spill = [], {}
+    pairs: set[tuple[str, str]] = set()
+    for one in sorted(resolved, key=lambda r: r.moe.key):
+        planned = plan.deployment(one.moe.key)
+        if planned is None:
+            continue
+        namespace = one.moe.metadata.namespace
+        # A provider that the namespace may not use is not configured at all, whatever the runtime says.
+        chain = tuple(
+            (p.provider, p.model)
+            for p in planned.spill.providers
+            if (found := providers.get(p.provider)) and found.spec.allows(namespace) and found.spec.model(p.model)
+        )
+        pairs.update(chain)
+        deployment = gateway.Deployment(
+            namespace=namespace,
+            name=one.moe.metadata.name,
+            served_name=one.moe.served_name,
+            health_path=HEALTH_PATHS[one.moe.spec.engine.name],
+            endpoints=endpoints(planned, seen[one.moe.key].replicas, namespace, objects),
+            chain=chain,
+            refusal=gateway.Refusal(
+                planned.spill.refusal.status,
+                planned.spill.refusal.code,
+                planned.spill.refusal.message,
+                planned.spill.refusal.retry_after_seconds,
+            ),
+            gate_fallback=fallback(planned.gate, gateways),
+        )
+        deployments.append(deployment)
+        spill[deployment.id] = gateway.SpillState(
+            allowed=planned.spill.allowed,
+            gate=planned.gate,
+            permitted={
+                (p.provider, p.model): p.permitted for p in planned.spill.providers if (p.provider, p.model) in chain
+            },
+            caps={(p.provider, p.model): p.cap for p in planned.spill.providers if (p.provider, p.model) in chain},
+            lease_seconds=planned.spill.lease_seconds,
+        )
+    return gateway.Desired(
+        deployments=tuple(deployments),
+        providers=tuple(provider(providers[name]) for name in sorted({name for name, _ in pairs})),
+        egresses=tuple(egress(providers[name], model) for name, model in sorted(pairs)),
+        spill=spill,
+    )
+
+
+def fallback(gate: int, gateways: int) -> int:
+    """The gate of one process until it has the exact number: a power of two, so that clusters rarely change for it."""
+    each = max(1, gate // max(1, gateways))
+    return 1 << (each.bit_length() - 1)
+
+
+def endpoints(
+    planned: DeploymentPlan, replicas: Sequence[Replica], namespace: str, objects: Objects
+) -> tuple[gateway.Endpoint, ...]:
+    """Addresses of the ready pods that do not drain. Pods, not EndpointSlices: those refuse loopback addresses."""
+    draining = {name for w in planned.workloads for name in w.draining}
+    found = []
+    for replica in replicas:
+        if replica.phase is not Phase.READY or replica.name in draining:
+            continue
+        pod = objects.pods.get(f"{namespace}/{replica.name}")
+        address = ((pod or {}).get("status") or {}).get("podIP")
+        if address:
+            found.append(gateway.Endpoint(address, ENGINE_PORT))
+    return tuple(sorted(found, key=lambda e: e.address))
+
+
+def provider(obj: ExternalProvider) -> gateway.Provider:
+    spec = obj.spec
+    return gateway.Provider(
+        name=obj.metadata.name,
+        base_url=spec.base_url,
+        credential_key=spec.credentials.key,
+        credential_header=spec.credentials.header,
+        credential_prefix=spec.credentials.prefix,
+        ca_key=spec.tls.ca_secret_ref.key if spec.tls.ca_secret_ref else None,
+        server_name=spec.tls.server_name,
+        insecure=spec.tls.insecure,
+    )
+
+
+def egress(obj: ExternalProvider, model_name: str) -> gateway.Egress:
+    model = obj.spec.model(model_name)
+    assert model is not None, "only offered models are in a chain"
+    return gateway.Egress(obj.metadata.name, model.name, model.max_output_tokens, 1, model.drop_fields)

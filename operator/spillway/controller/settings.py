@@ -1,0 +1,58 @@
+"""Settings of the operator process: flags of `spillway operator`, each also as SPILLWAY_<NAME> in the environment."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from spillway.build import BuildSettings
+from spillway.decide.snapshot import Settings as DecideSettings
+from spillway.ledger import Timing
+
+
+class OperatorSettings(BaseModel):
+    """Durations in seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    namespace: str = "spillway-system"
+    pod_name: str = "spillway-operator"
+    prometheus_url: str = "http://prometheus-operated.monitoring.svc:9090"
+    bind_address: str = "0.0.0.0"
+    ads_port: int = Field(18000, ge=0, le=65535)
+    health_port: int = Field(8081, ge=0, le=65535)
+    gateway_host: str = "spillway-gateway.spillway-system.svc.cluster.local"
+    gateway_metrics_port: int = Field(9902, ge=1, le=65535)
+    tick_seconds: float = Field(10.0, gt=0, le=300)
+    rate_window_seconds: float = Field(60.0, gt=0)
+    token_window_seconds: float = Field(300.0, gt=0)
+    metrics_stale_seconds: float = Field(60.0, gt=0)
+    drain_seconds: float = Field(300.0, ge=0)
+    deregister_seconds: float = Field(5.0, ge=0)
+    prestop_seconds: int = Field(10, ge=0)
+    engine_drain_seconds: int = Field(60, ge=0)
+    probe_period_seconds: int = Field(10, ge=1)
+    shortest_answer_seconds: float = Field(0.25, gt=0)
+    lease_duration_seconds: float = Field(15.0, gt=1)
+    lease_deadline_seconds: float = Field(10.0, gt=0.5)
+    lease_retry_seconds: float = Field(2.0, gt=0.1)
+    workers: int = Field(4, ge=1, le=64)
+
+    def decide(self) -> DecideSettings:
+        return DecideSettings(
+            metrics_stale_seconds=self.metrics_stale_seconds,
+            drain_seconds=self.drain_seconds,
+            deregister_seconds=self.deregister_seconds,
+        )
+
+    def build(self) -> BuildSettings:
+        return BuildSettings(
+            gateway_host=self.gateway_host,
+            drain_seconds=self.engine_drain_seconds,
+            prestop_seconds=self.prestop_seconds,
+            probe_period_seconds=self.probe_period_seconds,
+        )
+
+    def timing(self) -> Timing:
+        return Timing(shortest_seconds=Decimal(str(self.shortest_answer_seconds)))

@@ -1,0 +1,316 @@
+"""The treasury: reads the gateways, keeps the book, says what the money allows. One task of the leader's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import aiohttp
+from kubernetes.aio.client import ApiException, CoreV1Api
+
+from spillway.api import CostPolicy, ExternalProvider, GPUPool, MoEDeployment
+from spillway.build import DEPLOYMENT_LABEL
+from spillway.controller.settings import OperatorSettings
+from spillway.gateway.names import external_cluster
+from spillway.gateway.reader import fetch
+from spillway.gateway.share import share
+from spillway.ledger import (
+    Book,
+    Charged,
+    EgressSample,
+    Key,
+    Pair,
+    PodUsage,
+    PoolPrice,
+    Process,
+    charge_pods,
+    charge_reading,
+    charge_vanished,
+    retire,
+    total,
+    unread_usd,
+    vanished,
+    vanished_limits,
+)
+from spillway.ledger.book import burn_usd_per_hour
+from spillway.ledger.external import Outcome
+from spillway.ledger.reader import GatewayPod, Page, Reader, ReadingFailed, Round
+from spillway.ledger.store import LedgerConflict, LedgerGone, LedgerStore, due
+from spillway.observe import cluster, money
+from spillway.observe.money import Money
+from spillway.observe.objects import Objects, condition, seconds
+from spillway.observe.resolve import valid
+
+log = logging.getLogger(__name__)
+
+ZERO = Decimal(0)
+
+
+def outcome(text: str) -> Outcome:
+    """A counter's outcome label. Raises ReadingFailed for one that this ledger does not know."""
+    match text:
+        case "metered" | "unmetered" | "refused":
+            return text
+    raise ReadingFailed(f"unknown outcome {text!r}: the gateway is of another version")
+
+
+@dataclass(frozen=True, slots=True)
+class _Life:
+    """A gateway process as it was last read."""
+
+    process: str
+    in_flight: Mapping[str, int]  # by cluster
+    spilling: int  # requests at providers
+    terminating: bool
+
+
+class Treasury:
+    """Holds the book and the view of it that decisions use."""
+
+    def __init__(
+        self, core: CoreV1Api, objects: Objects, settings: OperatorSettings, on_threshold: Callable[[], None]
+    ) -> None:
+        self._store = LedgerStore(core, settings.namespace)
+        self._objects = objects
+        self._settings = settings
+        self._on_threshold = on_threshold
+        self._session: aiohttp.ClientSession | None = None
+        self._written_at: datetime | None = None
+        self._written: Book | None = None
+        self._last_external = ZERO
+        self._lives: dict[str, _Life] = {}  # of each gateway pod, at its last reading
+        self._missing: dict[str, frozenset[str]] = {}
+        self.book = Book()
+        self.view = Money()
+        self.in_flight: dict[str, dict[str, int]] = {}  # by gateway process and cluster, for sharing out limits
+        self.last_read_at: datetime | None = None
+
+    async def load(self) -> None:
+        """The stored book. Raises CorruptLedger: nobody may go on spending on a ledger that cannot be read."""
+        stored = await self._store.load()
+        if stored is None:
+            log.warning("there is no ledger object yet: it starts empty", extra={"namespace": self._settings.namespace})
+        else:
+            self.book = self._written = stored
+        # What a leader before us let out is not known: until the first round, nothing new is allowed.
+        self._written_at = datetime.now(UTC) if stored is not None else None
+
+    async def run(self, stopped: asyncio.Event) -> None:
+        """Read every two seconds until stopped, then write the last state."""
+        async with aiohttp.ClientSession() as session:
+            self._session = session
+            reader = Reader(self._fetch, self._gateways, self._round, lambda: datetime.now(UTC))
+            await reader.run(stopped)
+        await self.write(force=True)
+
+    async def write(self, force: bool = False) -> None:
+        """Store the book if it changed and a write is due."""
+        now = datetime.now(UTC)
+        external = sum((a.usd for k, a in total(self.book).items() if k.source == "external"), ZERO)
+        flowing = external != self._last_external
+        if self.book == self._written or not (force or due(now, self._written_at, flowing)):
+            return
+        try:
+            self.book = self._written = await self._store.write(self.book, now)
+        except LedgerGone as error:
+            log.error("the ledger object was deleted; it is written again", extra={"error": str(error)})
+            self.book = self._written = await self._store.write(self.book, now)
+        except LedgerConflict as error:
+            # Somebody else wrote. Take what is stored; the watermarks in it make the next reading charge the rest.
+            log.error("the ledger object was changed by somebody else; reading it again", extra={"error": str(error)})
+            self.book = self._written = await self._store.load() or Book()
+        self._written_at, self._last_external = now, external
+
+    def _gateways(self) -> list[GatewayPod]:
+        port = self._settings.gateway_metrics_port
+        return [GatewayPod(p["metadata"]["name"], f"{p['status']['podIP']}:{port}") for p in self._objects.gateways()]
+
+    async def _fetch(self, pod: GatewayPod) -> Page:
+        assert self._session is not None, "fetch runs inside run()"
+        try:
+            reading = await fetch(self._session, pod.address)
+        except (aiohttp.ClientError, ValueError) as error:
+            raise ReadingFailed(f"{pod.address}: {error}") from error
+        process = reading.process or ""
+        spilling = sum(n for name, n in reading.in_flight.items() if name.startswith("ext|"))
+        self._lives[pod.pod] = _Life(process, dict(reading.in_flight), spilling, self._terminating(pod.pod))
+        self._missing[pod.pod] = frozenset(reading.missing_credential_keys)
+        samples = (
+            EgressSample(
+                s.namespace,
+                s.deployment,
+                s.provider,
+                s.model,
+                outcome(s.outcome),
+                s.requests,
+                s.prompt_tokens,
+                s.completion_tokens,
+                s.cached_tokens,
+                s.request_bytes,
+                s.response_bytes,
+            )
+            for s in reading.samples
+        )
+        return Page(process, tuple(samples))
+
+    def _terminating(self, pod: str) -> bool:
+        key = f"{self._settings.namespace}/{pod}"
+        return bool((self._objects.pods.get(key) or {"metadata": {}})["metadata"].get("deletionTimestamp"))
+
+    @property
+    def missing_keys(self) -> frozenset[str]:
+        """Provider keys that some gateway could not read."""
+        return frozenset().union(*self._missing.values()) if self._missing else frozenset()
+
+    def spill_usd_per_hour(self, key: str) -> float:
+        """What a deployment (`namespace/name`) spends outside now."""
+        namespace, _, name = key.partition("/")
+
+        def own(entry: Key) -> bool:
+            return (entry.namespace, entry.deployment, entry.source) == (namespace, name, "external")
+
+        return float(burn_usd_per_hour(self.book, datetime.now(UTC), own))
+
+    def provider_usd_today(self, provider: str) -> Decimal:
+        """Spent at a provider since midnight UTC."""
+        start = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        sums = total(self.book, start, None, lambda k: k.source == "external" and k.supplier == provider)
+        return sum((a.usd for a in sums.values()), ZERO)
+
+    async def _round(self, found: Round) -> None:
+        """One reading of all gateways: charge, look at the budgets, tell if a limit moved, write if it is time."""
+        now = datetime.now(UTC)
+        providers = valid(ExternalProvider, self._objects.externalproviders)
+        policies = valid(CostPolicy, self._objects.costpolicies)
+        moes = list(valid(MoEDeployment, self._objects.moedeployments).values())
+        prices = money.prices(providers)
+        for reading in found.readings:
+            if reading.page.process:
+                page = reading.page
+                charged = charge_reading(self.book, reading.pod, page.process, page.samples, prices, reading.at)
+                self._take(charged)
+        self._close_vanished(found, now)
+        self._take(charge_pods(self.book, self._gpu_pods(), self._pool_prices(), now))
+        unread = self._unread(found, now)
+        self.in_flight = {life.process: dict(life.in_flight) for life in self._lives.values() if life.process}
+        before = self.view
+        self.view = money.assess(
+            self.book,
+            policies,
+            moes,
+            providers,
+            self._objects,
+            self._in_flight_by_pair(moes),
+            before.caps,
+            unread,
+            now,
+            self._settings.timing(),
+        )
+        self.last_read_at = now
+        if (before.caps, before.stops, before.lease_seconds) != (
+            self.view.caps,
+            self.view.stops,
+            self.view.lease_seconds,
+        ):
+            self._on_threshold()
+        await self._write_quietly()
+
+    async def _write_quietly(self) -> None:
+        """Spending is known here even while the API server is away; the write is tried again next round."""
+        try:
+            await self.write()
+        except (ApiException, OSError, TimeoutError) as error:
+            log.warning("the ledger could not be written yet", extra={"error": str(error)[:200]})
+
+    def _take(self, charged: Charged) -> None:
+        self.book = charged.book
+        for problem in charged.problems:
+            log.error("not charged", extra={"problem": problem})
+
+    def _close_vanished(self, found: Round, now: datetime) -> None:
+        """Processes that are no more: retired if they were read after their last request, else charged their limit."""
+        listed = {p["metadata"]["name"] for p in self._objects.gateways()}
+        alive = {Process(r.pod, r.page.process) for r in found.readings}
+        unread = {owner for owner in self.book.gateways if owner.pod in found.failures and owner.pod in listed}
+        for owner in vanished(self.book, alive | unread):
+            life = self._lives.get(owner.pod)
+            clean = life is not None and life.process == owner.process and life.terminating and life.spilling == 0
+            if clean:
+                self.book = retire(self.book, *owner)
+                log.info("a gateway ended cleanly", extra={"pod": owner.pod})
+            else:
+                limits = vanished_limits(self.view.needs, self._pod_caps(owner.pod))
+                self._take(charge_vanished(self.book, *owner, *limits, now))
+                log.warning("a gateway vanished unread: charged its limit", extra={"pod": owner.pod})
+        for pod in self._lives.keys() - listed:
+            del self._lives[pod]
+            self._missing.pop(pod, None)
+
+    def _unread(self, found: Round, now: datetime) -> Decimal:
+        """What gateways that exist but do not answer may have spent since they were last read."""
+        unread = ZERO
+        for owner in self.book.gateways:
+            if owner.pod in found.failures:
+                limits = vanished_limits(self.view.needs, self._pod_caps(owner.pod))
+                unread += sum(unread_usd(self.book, owner, *limits, now).values(), ZERO)
+        return unread
+
+    def _pod_caps(self, pod: str) -> dict[Pair, int]:
+        """The share of each cap that a gateway pod had; all of it where that is not known."""
+        if pod not in self._lives:
+            return dict(self.view.caps)
+        found = {}
+        for pair, cap in self.view.caps.items():
+            cluster_name = external_cluster((pair.provider, pair.model), f"{pair.namespace}/{pair.deployment}")
+            load = {name: life.in_flight.get(cluster_name, 0) for name, life in self._lives.items()}
+            found[pair] = share(cap, load).get(pod, 0)
+        return found
+
+    def _in_flight_by_pair(self, moes: list[MoEDeployment]) -> dict[Pair, int]:
+        found: dict[Pair, int] = {}
+        for moe in moes:
+            for target in moe.spec.spill.providers:
+                pair = Pair(moe.metadata.namespace, moe.metadata.name, target.name, target.model)
+                name = external_cluster((target.name, target.model), moe.key)
+                found[pair] = sum(life.in_flight.get(name, 0) for life in self._lives.values())
+        return found
+
+    def _gpu_pods(self) -> list[PodUsage]:
+        pools = valid(GPUPool, self._objects.gpupools)
+        usages = []
+        for pod in self._objects.pods.values():
+            scheduled = condition(pod, "PodScheduled")
+            if not cluster.is_ours(pod) or scheduled is None or scheduled.get("status") != "True":
+                continue
+            pool = next((p for p in pools.values() if cluster.of_pool(pod, p)), None)
+            since = seconds(scheduled.get("lastTransitionTime"))
+            if pool is None or since is None:
+                continue
+            meta = pod["metadata"]
+            name = meta["labels"][DEPLOYMENT_LABEL]
+            moe = self._objects.moedeployments.get(f"{meta['namespace']}/{name}")
+            model = (((moe or {}).get("spec") or {}).get("model") or {}).get("name", "")
+            finished = (pod.get("status") or {}).get("phase") in cluster.FINISHED
+            usages.append(
+                PodUsage(
+                    uid=meta["uid"],
+                    namespace=meta["namespace"],
+                    deployment=name,
+                    pool=pool.metadata.name,
+                    model=model,
+                    gpus=cluster.requested(pod, pool.spec.gpu.resource_name),
+                    scheduled=datetime.fromtimestamp(since, UTC),
+                    ended=datetime.now(UTC) if finished else None,
+                )
+            )
+        return usages
+
+    def _pool_prices(self) -> dict[str, PoolPrice]:
+        return {
+            name: PoolPrice(pool.spec.price.usd_per_gpu_hour, round(pool.spec.price.minimum_billing_seconds))
+            for name, pool in valid(GPUPool, self._objects.gpupools).items()
+        }

@@ -1,0 +1,80 @@
+"""From wanted replicas to what the workloads ask for: revisions, victims, and their drain.
+
+A replica that is to go first leaves the gateway's endpoints, then finishes what it has, and only then does its
+workload ask for one less. The victim is the pod that the ReplicaSet would take: not ready first, then the lowest
+deletion cost, which `act` sets from this plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from spillway.decide.memory import DrainingReplica
+from spillway.decide.outcome import WorkloadPlan
+from spillway.decide.snapshot import Deployment, Phase, Replica, Settings
+
+
+def split_revisions(deployment: Deployment, variant: str, revision: str, wanted: int, room: bool) -> dict[str, int]:
+    """Wanted replicas of one variant by revision: all of the current one, and of older ones as many as still serve
+    in the place of new replicas that are not ready. Where the pool has no room, one old replica makes it.
+    """
+    alive = [r for r in deployment.replicas if r.variant == variant and r.phase is not Phase.STOPPING]
+    asked = {a.revision: a.replicas for a in deployment.asked if a.variant == variant}
+    split = {revision: wanted}
+    ready_new = sum(1 for r in alive if r.revision == revision and r.phase is Phase.READY)
+    missing = max(0, wanted - ready_new)
+    stuck = not room and any(r.revision == revision and r.phase is Phase.PENDING for r in alive)
+    if stuck and not any(r.revision == revision and r.phase is Phase.STARTING for r in alive):
+        missing -= 1
+    for old in sorted(asked.keys() - {revision}):
+        ready_old = sum(1 for r in alive if r.revision == old and r.phase is Phase.READY)
+        kept = max(0, min(ready_old, missing))
+        split[old] = kept
+        missing -= kept
+    return split
+
+
+def victims(replicas: Sequence[Replica], number: int, draining: Mapping[str, float]) -> list[Replica]:
+    """The replicas to stop: those not ready, then those already draining, then the emptiest, the youngest first."""
+
+    def order(replica: Replica) -> tuple[bool, bool, int, float, str]:
+        in_flight = replica.in_flight if replica.in_flight is not None else 1_000_000
+        return (replica.phase is Phase.READY, replica.name not in draining, in_flight, -replica.asked_at, replica.name)
+
+    return sorted(replicas, key=order)[:number]
+
+
+def workload(
+    deployment: Deployment,
+    variant: str,
+    revision: str,
+    wanted: int,
+    draining: Mapping[str, float],
+    now: float,
+    settings: Settings,
+) -> tuple[WorkloadPlan, tuple[DrainingReplica, ...]]:
+    """What the workload of one variant and revision asks for now, and the drains to remember."""
+    asked = sum(a.replicas for a in deployment.asked if (a.variant, a.revision) == (variant, revision))
+    if wanted >= asked:
+        return WorkloadPlan(variant, revision, wanted), ()
+    alive = [
+        r
+        for r in deployment.replicas
+        if (r.variant, r.revision) == (variant, revision) and r.phase is not Phase.STOPPING
+    ]
+    surplus = asked - wanted
+    # Replicas that Kubernetes has not created (or that died) cost nothing to give up.
+    not_created = max(0, asked - len(alive))
+    gone = min(surplus, not_created)
+    kept_draining: list[DrainingReplica] = []
+    for victim in victims(alive, surplus - gone, draining):
+        if victim.phase is not Phase.READY:
+            gone += 1
+            continue
+        since = draining.get(victim.name, now)
+        kept_draining.append(DrainingReplica(victim.name, since))
+        empty = victim.in_flight == 0 and now - since >= settings.deregister_seconds
+        if empty or now - since >= settings.drain_seconds:
+            gone += 1
+    plan = WorkloadPlan(variant, revision, asked - gone, tuple(d.name for d in kept_draining))
+    return plan, tuple(kept_draining)

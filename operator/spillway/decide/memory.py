@@ -1,0 +1,53 @@
+"""What `decide.plan` remembers from one tick to the next, and nothing else does.
+
+It is handed in and handed out, so a restart that loads the last one forgets at most a minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+MEMORY_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class DrainingReplica:
+    """A replica that left the gateway's endpoints at `since` and is to stop when it is empty."""
+
+    name: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentMemory:
+    """Of one deployment."""
+
+    reference: str = ""  # the variant in whose units demand and layers are counted
+    regrets_usd: tuple[float, ...] = ()  # layer k's regret, 0..beta
+    layers_on: tuple[bool, ...] = ()
+    desired: Mapping[str, int] = field(default_factory=dict)  # by variant, as last planned
+    asked: Mapping[str, int] = field(
+        default_factory=dict
+    )  # by variant, what the workloads were told (drains still run)
+    draining: tuple[DrainingReplica, ...] = ()
+    cold_start_seconds: Mapping[str, float] = field(default_factory=dict)  # measured, by variant (EWMA)
+    counted_starts: tuple[str, ...] = ()  # replicas whose cold start is in the EWMA
+    demand_changed_at: float = 0.0  # when demand last crossed the number of layers that are on
+
+
+@dataclass(frozen=True, slots=True)
+class PoolMemory:
+    """Of one pool: a stock-out and when to try again."""
+
+    closed_until: float = 0.0
+    closed_since: float = 0.0
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    version: int = MEMORY_VERSION
+    time: float = 0.0  # of the last plan; 0: never planned
+    deployments: Mapping[str, DeploymentMemory] = field(default_factory=dict)
+    pools: Mapping[str, PoolMemory] = field(default_factory=dict)

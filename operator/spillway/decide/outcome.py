@@ -1,0 +1,103 @@
+"""What `decide.plan` returns: what shall run, what may spill, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from spillway.decide.reasons import Code
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One change, or one change that an observer would expect and that was not made."""
+
+    code: Code
+    message: str  # in words and dollars
+    variant: str = ""
+    before: int = 0
+    after: int = 0
+    usd_per_hour: float = 0.0  # change of the running cost
+
+    @property
+    def changes(self) -> bool:
+        return self.before != self.after
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadPlan:
+    """What the workload of one variant and revision shall ask for. Replicas in `draining` take no new requests."""
+
+    variant: str
+    revision: str
+    replicas: int
+    draining: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderPlan:
+    """One provider pair: may it be tried, and with how many requests in flight over all gateways."""
+
+    provider: str
+    model: str
+    permitted: bool
+    cap: int
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a client is told that can neither be served locally nor spilled."""
+
+    status: int
+    code: str
+    message: str
+    retry_after_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpillPlan:
+    allowed: bool
+    lease_seconds: float
+    providers: tuple[ProviderPlan, ...]
+    refusal: Refusal
+    reason: str = ""  # why it is not allowed, or why it is at work
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentPlan:
+    key: str
+    desired: Mapping[str, int]  # replicas by variant
+    workloads: tuple[WorkloadPlan, ...]
+    gate: int  # in-flight requests that the ready replicas take, over all gateways
+    spill: SpillPlan
+    decisions: tuple[Decision, ...] = ()
+    work: float | None = None  # replicas of the reference variant that demand would fill; None: no metrics
+    reference: str = ""
+    spill_cost_ratio: float | None = None  # kappa: spill cost / replica cost for the same work
+    metrics_stale: bool = False
+    cold_start_seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def replicas(self) -> int:
+        return sum(self.desired.values())
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPlan:
+    name: str
+    out_of_capacity_since: float | None
+    retry_at: float | None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    time: float
+    deployments: tuple[DeploymentPlan, ...]
+    pools: tuple[PoolPlan, ...] = ()
+
+    def deployment(self, key: str) -> DeploymentPlan | None:
+        return next((d for d in self.deployments if d.key == key), None)

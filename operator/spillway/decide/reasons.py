@@ -1,0 +1,29 @@
+"""Stable reason codes of decisions: they become status, events, metrics and the words of `explain`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    DEMAND_ROSE = "DemandRose"
+    DEMAND_FELL = "DemandFell"
+    FLOOR_RAISED = "FloorRaised"
+    MAX_REPLICAS = "MaxReplicas"
+    PINNED = "Pinned"
+    NO_GPU = "NoGPU"
+    POOL_OUT_OF_CAPACITY = "PoolOutOfCapacity"
+    CHEAPER_VARIANT = "CheaperVariant"
+    BUDGET_SPENT = "BudgetSpent"
+    SPILL_CHEAPER = "SpillCheaper"
+    COLD_START_COVER = "ColdStartCover"
+    SATURATED = "Saturated"
+    NO_BUDGET = "NoBudget"
+    NO_PROVIDER = "NoProvider"
+    PROVIDER_UNHEALTHY = "ProviderUnhealthy"
+    SUSPENDED = "Suspended"
+    METRICS_STALE = "MetricsStale"
+    PAUSED = "Paused"
+    DRY_RUN = "DryRun"
+    ROLLOUT = "Rollout"
+    NO_VARIANT = "NoVariant"

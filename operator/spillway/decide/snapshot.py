@@ -1,0 +1,183 @@
+"""What the operator knows at one moment: the whole input of `decide.plan`.
+
+Frozen, without behaviour beyond look-ups, and free of Kubernetes objects: `observe` fills it from informer caches,
+Prometheus and the ledger; `simulate` fills it from a virtual cluster. Times are Unix seconds, prices US dollars.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """Where a replica is on its way from being asked for to serving."""
+
+    PENDING = "Pending"  # asked for, no node yet
+    STARTING = "Starting"  # has GPUs (and costs money), loads weights
+    READY = "Ready"  # answers
+    STOPPING = "Stopping"  # told to end; finishes what it has
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to run the model: pool, precision and engine with the catalog's numbers for one replica of it."""
+
+    name: str
+    pool: str
+    precision: str
+    engine: str
+    revision: str  # of the workload that the current spec asks for
+    gpus_per_replica: int
+    usd_per_hour: float  # one replica: GPUs times the pool's price
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float
+    concurrency: int  # requests that run at once within the latency target
+    cold_start_seconds: float  # the catalog's estimate; measured times replace it
+    minimum_billing_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One running copy, as its pod shows it."""
+
+    name: str
+    variant: str
+    revision: str
+    phase: Phase
+    asked_at: float
+    scheduled_at: float | None = None
+    ready_at: float | None = None
+    in_flight: int | None = None  # running and waiting in the engine; None: not known
+    deletion_cost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a workload object asks for now (`spec.replicas` of the Deployment of a variant and revision)."""
+
+    variant: str
+    revision: str
+    replicas: int
+    refused: str = ""  # why Kubernetes does not create its pods (quota, admission); empty: it does
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Traffic of one deployment as the gateway sees it, refused and spilled requests included."""
+
+    requests_per_second: float
+    input_tokens_per_request: float
+    output_tokens_per_request: float
+    spilled_per_second: float = 0.0  # requests answered by providers
+    refused_per_second: float = 0.0  # requests answered with 429 or 503 for want of capacity
+    in_flight_external: float = 0.0
+    age_seconds: float = 0.0  # of the newest sample
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderOption:
+    """One (provider, model) pair that the deployment names, in its order, with what the money allows it."""
+
+    provider: str
+    model: str
+    usd_per_million_input: float
+    usd_per_million_output: float
+    affordable_in_flight: int = 0  # cap from the ledger: what may be in flight without breaking any budget
+    unavailable: str = ""  # reason code; empty: may be used
+    unavailable_message: str = ""
+
+    def usd_per_request(self, input_tokens: float, output_tokens: float) -> float:
+        """Price of a request of that size in dollars."""
+        return (input_tokens * self.usd_per_million_input + output_tokens * self.usd_per_million_output) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One MoEDeployment: its wishes, its ways to run, its replicas and its traffic."""
+
+    namespace: str
+    name: str
+    min_replicas: int
+    max_replicas: int
+    pinned_replicas: int  # 0: automatic
+    queue_seconds: float
+    variants: tuple[Variant, ...]  # feasible ones, in the user's or the catalog's order
+    asked: tuple[Asked, ...] = ()
+    replicas: tuple[Replica, ...] = ()
+    demand: Demand | None = None  # None: no metrics
+    providers: tuple[ProviderOption, ...] = ()
+    policies: tuple[str, ...] = ()  # CostPolicies that select the namespace
+    lease_seconds: float = 15.0  # how long the gateway may spill without word from us (ledger)
+    usd_value_per_request: float = 0.0  # what serving one request is worth
+    paused: bool = False
+    dry_run: bool = False
+    floor_only: bool = False  # a GPU or Total budget is spent: scale to the floor
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    def variant(self, name: str) -> Variant | None:
+        return next((v for v in self.variants if v.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """GPUs of one kind. `free_slots` counts whole replicas by size, since a replica needs its GPUs on one node."""
+
+    name: str
+    free_gpus_by_node: tuple[int, ...] = ()  # free of all pods, ours or not
+    growable_gpus: int = 0  # that the pool may still provision (capacity.maxGPUs less what is there)
+    gpus_per_node: int = 8
+    provisioning_timeout_seconds: float = 900.0
+    max_gpus: int | None = None  # never more than this in use by Spillway
+    used_gpus: int = 0  # by Spillway's pods with a node
+
+    def free_slots(self, gpus_per_replica: int) -> int:
+        """Replicas of that many GPUs which could still be placed."""
+        if gpus_per_replica <= 0:
+            return 0
+        nodes = sum(free // gpus_per_replica for free in self.free_gpus_by_node)
+        new_nodes = self.growable_gpus // self.gpus_per_node * (self.gpus_per_node // gpus_per_replica)
+        slots = nodes + new_nodes
+        if self.max_gpus is not None:
+            slots = min(slots, max(0, self.max_gpus - self.used_gpus) // gpus_per_replica)
+        return slots
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What is left of one budget; the words for the user's answer when it is spent."""
+
+    policy: str
+    name: str
+    amount: Decimal
+    remaining: Decimal
+    resets_at: float
+    stops_spill: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Numbers of the operator that change decisions; in the snapshot so that it replays."""
+
+    metrics_stale_seconds: float = 60.0
+    drain_seconds: float = 300.0  # longest wait for a replica's last request before it is stopped
+    deregister_seconds: float = 5.0  # from leaving the gateway's endpoints to being stopped
+    longest_step_seconds: float = 60.0  # a longer gap between ticks (restart, pause) counts as this much
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything `decide.plan` may look at."""
+
+    time: float
+    deployments: tuple[Deployment, ...]
+    pools: tuple[Pool, ...]
+    budgets: tuple[Budget, ...] = ()
+    settings: Settings = field(default_factory=Settings)
+
+    def pool(self, name: str) -> Pool | None:
+        return next((p for p in self.pools if p.name == name), None)

@@ -1,0 +1,125 @@
+"""What may go out, and what a client hears when nothing may."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from spillway.decide.demand import work_per_request
+from spillway.decide.outcome import ProviderPlan, Refusal, SpillPlan
+from spillway.decide.reasons import Code
+from spillway.decide.snapshot import Budget, Deployment, Phase, Snapshot
+
+RETRY_AFTER_STEPS = (1, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600)
+BUDGET_REASONS = frozenset({Code.BUDGET_SPENT, Code.SUSPENDED, Code.NO_BUDGET})
+
+
+def gate(deployment: Deployment, draining: frozenset[str]) -> int:
+    """In-flight requests that the ready replicas take: what runs at once within the latency target, and a queue
+    that they work off in `queue_seconds`."""
+    total = 0.0
+    for replica in deployment.replicas:
+        variant = deployment.variant(replica.variant)
+        if replica.phase is not Phase.READY or replica.name in draining or variant is None:
+            continue
+        total += variant.concurrency
+        if deployment.demand is not None:
+            total += deployment.queue_seconds / work_per_request(variant, deployment.demand)
+    return math.floor(total)
+
+
+def provider_plans(deployment: Deployment) -> tuple[ProviderPlan, ...]:
+    """Each configured pair in the user's order: permitted where nothing speaks against it and the money gives it
+    at least one request in flight."""
+    plans = []
+    for option in deployment.providers:
+        reason, message = option.unavailable, option.unavailable_message
+        if not reason and option.affordable_in_flight < 1:
+            reason = Code.BUDGET_SPENT
+            message = "what is left of the budget does not cover one more request"
+        plans.append(
+            ProviderPlan(
+                option.provider,
+                option.model,
+                permitted=not reason,
+                cap=0 if reason else option.affordable_in_flight,
+                reason=reason,
+                message=message,
+            )
+        )
+    return tuple(plans)
+
+
+def at_work(deployment: Deployment, out_of_capacity: bool) -> tuple[str, str]:
+    """Why requests go out now (code and words); empty when none do."""
+    demand = deployment.demand
+    if demand is None or demand.spilled_per_second <= 0:
+        return "", ""
+    rate = f"{demand.spilled_per_second:.1f} requests/s go to providers"
+    if any(r.phase is Phase.STARTING for r in deployment.replicas):
+        return Code.COLD_START_COVER, f"{rate} while replicas start"
+    if out_of_capacity or any(r.phase is Phase.PENDING for r in deployment.replicas):
+        return Code.NO_GPU, f"{rate}: the pools give no more GPUs"
+    return Code.SATURATED, f"{rate}: the ready replicas are full"
+
+
+def spent_budget(snapshot: Snapshot, deployment: Deployment) -> Budget | None:
+    """The budget that stops this deployment's spill: the one that opens again last."""
+    spent = [b for b in snapshot.budgets if b.policy in deployment.policies and b.stops_spill and b.remaining <= 0]
+    return max(spent, key=lambda b: b.resets_at, default=None)
+
+
+def refusal(
+    snapshot: Snapshot, deployment: Deployment, providers: Sequence[ProviderPlan], start_seconds: float
+) -> Refusal:
+    """The honest answer for a request that neither a replica nor a provider takes."""
+    ready = any(r.phase is Phase.READY for r in deployment.replicas)
+    by_money = [p for p in providers if p.reason in BUDGET_REASONS]
+    if providers and by_money and not any(p.permitted for p in providers):
+        budget = spent_budget(snapshot, deployment)
+        if budget is not None:
+            reset = datetime.fromtimestamp(budget.resets_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+            words = (
+                f"The GPUs of {deployment.key} are full and budget '{budget.name}' of CostPolicy '{budget.policy}' "
+                f"is spent; it opens again at {reset}."
+            )
+            wait = budget.resets_at - snapshot.time
+        else:
+            words = f"The GPUs of {deployment.key} are full and no money may be spent outside: {by_money[0].message}."
+            wait = 60.0
+        return Refusal(429, "budget_exhausted", words, _retry_after(min(wait, start_seconds if not ready else wait)))
+    if not ready:
+        return Refusal(
+            503,
+            "no_capacity",
+            f"No replica of {deployment.key} is ready yet. Retry later.",
+            _retry_after(start_seconds),
+        )
+    return Refusal(
+        429, "capacity_exceeded", f"All replicas of {deployment.key} are at capacity. Retry later.", _retry_after(5)
+    )
+
+
+def _retry_after(seconds: float) -> int:
+    """Rounded up to a step, so that the gateways are not told anew every tick."""
+    return next((step for step in RETRY_AFTER_STEPS if step >= seconds), RETRY_AFTER_STEPS[-1])
+
+
+def plan_spill(snapshot: Snapshot, deployment: Deployment, start_seconds: float, out_of_capacity: bool) -> SpillPlan:
+    """Permissions, caps and lease of one deployment; the reason why it spills, or why it may not."""
+    providers = provider_plans(deployment)
+    allowed = any(p.permitted for p in providers)
+    reason, message = at_work(deployment, out_of_capacity)
+    if not allowed:
+        blocked = next((p for p in providers if p.reason), None)
+        reason = blocked.reason if blocked else Code.NO_PROVIDER
+        message = blocked.message if blocked else "spec.spill.providers names no provider"
+    return SpillPlan(
+        allowed=allowed,
+        lease_seconds=deployment.lease_seconds,
+        providers=providers,
+        refusal=refusal(snapshot, deployment, providers, start_seconds),
+        reason=reason,
+        message=message,
+    )

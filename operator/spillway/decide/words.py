@@ -1,0 +1,145 @@
+"""The reason of each change, and of each change that an observer would expect and that was not made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from spillway.decide.outcome import Decision
+from spillway.decide.placement import Mix
+from spillway.decide.reasons import Code
+from spillway.decide.snapshot import Deployment, Snapshot, Variant
+from spillway.decide.target import Target
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `4 min`, `2 h`: as a person would say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h"
+
+
+def decisions(
+    snapshot: Snapshot,
+    deployment: Deployment,
+    desired: Mapping[str, int],
+    before: Mapping[str, int],
+    target: Target,
+    mix: Mix | None,
+    open_pools: frozenset[str],
+) -> tuple[Decision, ...]:
+    """Changes of wanted replicas by variant (`before` is the last plan's), then what held the plan back."""
+    told = [
+        change(snapshot, deployment, variant, before, desired, target, open_pools)
+        for variant in deployment.variants
+        if before.get(variant.name, 0) != desired.get(variant.name, 0)
+    ]
+    for name in sorted(before.keys() - {v.name for v in deployment.variants}):
+        if before[name] != desired.get(name, 0):
+            message = (
+                f"{before[name]}→{desired.get(name, 0)} {name}: the spec or its pool no longer allows this variant"
+            )
+            told.append(Decision(Code.NO_VARIANT, message, name, before[name], desired.get(name, 0)))
+    return (*told, *limits(deployment, desired, target, mix))
+
+
+def change(
+    snapshot: Snapshot,
+    deployment: Deployment,
+    variant: Variant,
+    before: Mapping[str, int],
+    desired: Mapping[str, int],
+    target: Target,
+    open_pools: frozenset[str],
+) -> Decision:
+    """Why the wanted replicas of one variant change, with the dollars."""
+    old, new = before.get(variant.name, 0), desired.get(variant.name, 0)
+    code, why = cause(deployment, variant, before, desired, target, open_pools)
+    usd = (new - old) * variant.usd_per_hour
+    if code in (Code.DEMAND_ROSE, Code.DEMAND_FELL) and target.work is not None and target.prices is not None:
+        why, usd = demand_words(snapshot, variant, old, new, target)
+    return Decision(code, f"{old}→{new} {variant.name}: {why}", variant.name, old, new, round(usd, 2))
+
+
+def cause(
+    deployment: Deployment,
+    variant: Variant,
+    before: Mapping[str, int],
+    desired: Mapping[str, int],
+    target: Target,
+    open_pools: frozenset[str],
+) -> tuple[Code, str]:
+    old, new = before.get(variant.name, 0), desired.get(variant.name, 0)
+    rate = f"${variant.usd_per_hour:.2f}/h each"
+    closed = ", ".join(sorted({v.pool for v in deployment.variants if v.pool not in open_pools}))
+    others = ", ".join(name for name, n in sorted(desired.items()) if n > 0 and name != variant.name)
+    wanted = target.need.units if target.need else 0.0
+    if deployment.pinned_replicas:
+        return Code.PINNED, f"spec.replicas pins {deployment.pinned_replicas} ({rate})"
+    if new > old:
+        if wanted > target.units_before:
+            return Code.DEMAND_ROSE, rate
+        if closed:
+            return Code.POOL_OUT_OF_CAPACITY, f"pool {closed} gives no GPUs; next cheapest is {variant.pool} at {rate}"
+        if sum(before.values()) < deployment.min_replicas:
+            return Code.FLOOR_RAISED, f"minReplicas is {deployment.min_replicas} ({rate})"
+        return Code.CHEAPER_VARIANT, f"to take the place of {others or 'dearer replicas'}, at {rate}"
+    if deployment.floor_only:
+        return Code.BUDGET_SPENT, f"a GPU budget is spent: down to minReplicas {deployment.min_replicas} ({rate})"
+    if wanted < target.units_before:
+        return Code.DEMAND_FELL, rate
+    if variant.pool not in open_pools:
+        return Code.POOL_OUT_OF_CAPACITY, f"pool {variant.pool} gives no GPUs; {others or 'asked again later'}"
+    return Code.CHEAPER_VARIANT, f"{others or 'nothing'} has taken over ({rate})"
+
+
+def demand_words(snapshot: Snapshot, variant: Variant, old: int, new: int, target: Target) -> tuple[str, float]:
+    """`2.6 replicas of work for 4 min; serving the rest outside costs $41.00/h, a replica $16.80/h`, and the change
+    of the running cost in $/h: rent less what it saves outside."""
+    work, prices = target.work or 0.0, target.prices
+    assert prices is not None
+    low, high = min(old, new), max(old, new)
+    outside_usd = prices.off_usd_per_second * min(max(work - low, 0.0), float(high - low)) * 3600
+    rent_usd = (high - low) * variant.usd_per_hour
+    since = target.memory.demand_changed_at
+    lasting = f" for {duration(snapshot.time - since)}" if since and snapshot.time - since >= 1 else ""
+    count = "a replica" if high - low == 1 else f"{high - low} replicas"
+    words = (
+        f"{work:.1f} replicas of work{lasting}; what {count} would take costs ${outside_usd:.2f}/h elsewhere, "
+        f"{count} ${rent_usd:.2f}/h"
+    )
+    usd = rent_usd - outside_usd
+    return words, usd if new > old else -usd
+
+
+def limits(deployment: Deployment, desired: Mapping[str, int], target: Target, mix: Mix | None) -> list[Decision]:
+    """What kept the plan from what demand asks for."""
+    told: list[Decision] = []
+    total = sum(desired.values())
+    if not deployment.variants:
+        told.append(
+            Decision(Code.NO_VARIANT, "no GPU pool can run this model; see condition Ready for each pool's reason")
+        )
+    if deployment.paused:
+        told.append(
+            Decision(Code.PAUSED, f"held at {total} by annotation spillway.dev/paused", before=total, after=total)
+        )
+    if deployment.dry_run:
+        told.append(Decision(Code.DRY_RUN, "decided only: annotation spillway.dev/dry-run", before=total, after=total))
+    if target.stale and not deployment.pinned_replicas:
+        age = f"{deployment.demand.age_seconds:.0f} s old" if deployment.demand else "missing"
+        message = f"held at {total}: the metrics are {age}"
+        told.append(Decision(Code.METRICS_STALE, message, before=total, after=total))
+    if mix is not None and mix.uncovered_units > 0:
+        message = f"the pools lack room for {mix.uncovered_units:.1f} replicas of work; it spills or is refused"
+        told.append(Decision(Code.NO_GPU, message, before=total, after=total))
+    if (
+        target.need is not None
+        and target.work is not None
+        and target.work > target.need.ceiling >= 1
+        and total >= target.need.ceiling
+    ):
+        message = f"held at maxReplicas {deployment.max_replicas}: demand is {target.work:.1f} replicas of work"
+        told.append(Decision(Code.MAX_REPLICAS, message, before=total, after=total))
+    return told

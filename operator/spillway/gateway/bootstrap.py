@@ -1,0 +1,173 @@
+"""The static part of a gateway's Envoy: who it is, where the leader is, the runtime layers, the metrics listener."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf import json_format
+
+from spillway.gateway import runtime
+from spillway.gateway.desired import GatewayNode
+from spillway.gateway.messages import Fields, typed
+
+COUNTERS_FILTER = (
+    r"^(spillway\.|cluster\.(local|ext)\|.*\.upstream_rq_active$|sds\.credential\|.*\.(update_success|update_rejected)$)"
+)
+"""What `/counters` shows: the ledger's counters, in-flight by cluster, whether keys could be read."""
+
+# What is kept at all: with 1,000 deployments Envoy's full set is 15 MB of text.
+_KEPT_STATS = (
+    r"^spillway\..*",
+    r"^cluster\.(local|ext)\|.*\.(upstream_rq_(active|total|time|active_overflow|xx|[245]xx|retry)|"
+    r"membership_(healthy|total)|upstream_cx_connect_fail|upstream_cx_active|circuit_breakers\.default\.remaining_rq)$",
+    r"^http\.main\.downstream_(rq|cx)_(active|total|rx_reset|tx_reset|[245]xx)$",
+    r"^http\..*\.credential_injector\..*",
+    r"^sds\..*\.update_(success|rejected)$",
+    r"^(control_plane|runtime|server|listener_manager|cluster_manager)\..*",
+    r"^vhost\.metrics\..*",
+)
+
+
+def node_metadata(node: GatewayNode) -> Fields:
+    return {
+        "process": node.process,
+        "address": node.address,
+        "bind_address": node.bind_address,
+        "traffic_port": node.traffic_port,
+        "metrics_port": node.metrics_port,
+        "keys_directory": node.keys_directory,
+        "ca_file": node.ca_file,
+    }
+
+
+def node_from_metadata(node: Any) -> GatewayNode:
+    """The other way: from the `Node` message that Envoy sends. Raises KeyError when it is not one of ours."""
+    metadata = json_format.MessageToDict(node.metadata)
+    return GatewayNode(
+        name=node.id,
+        process=metadata["process"],
+        address=metadata["address"],
+        bind_address=metadata["bind_address"],
+        traffic_port=int(metadata["traffic_port"]),
+        metrics_port=int(metadata["metrics_port"]),
+        keys_directory=metadata["keys_directory"],
+        ca_file=metadata["ca_file"],
+    )
+
+
+def bootstrap(node: GatewayNode, ads_host: str, ads_port: int, admin_socket: str) -> Fields:
+    """The bootstrap as JSON data. The admin interface is a unix socket: whoever can run in the pod, nobody else."""
+    ads = {"resource_api_version": "V3", "ads": {}}
+    return {
+        "node": {"id": node.name, "cluster": "spillway", "metadata": node_metadata(node)},
+        "admin": {"address": {"pipe": {"path": admin_socket, "mode": 0o600}}},
+        "bootstrap_extensions": [
+            typed(
+                "envoy.bootstrap.internal_listener", "extensions.bootstrap.internal_listener.v3.InternalListener"
+            )
+        ],
+        "layered_runtime": {
+            "layers": [
+                # Fail closed: without a leader's word nothing is spilled.
+                {"name": "static", "static_layer": {}},
+                *(_runtime_layer(name) for name in runtime.LAYERS),
+            ]
+        },
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "GRPC",
+                "transport_api_version": "V3",
+                "grpc_services": [{"envoy_grpc": {"cluster_name": "ads"}}],
+                "set_node_on_first_message_only": True,
+            },
+            # No time limit: a gateway that never had a configuration is not ready, and says so.
+            "lds_config": {**ads, "initial_fetch_timeout": "0s"},
+            "cds_config": {**ads, "initial_fetch_timeout": "0s"},
+        },
+        "static_resources": {
+            "clusters": [_ads_cluster(ads_host, ads_port), _admin_cluster(admin_socket)],
+            "listeners": [_metrics_listener(node)],
+        },
+        "stats_config": {
+            "use_all_default_tags": False,
+            "stats_tags": [
+                # Envoy's own pattern ends a cluster's name at its first dot, which model names have.
+                {
+                    "tag_name": "envoy.cluster_name",
+                    "regex": r"^cluster\.(((?:ext\|[^|]+\|[^|]+\||local\|)[^.]+|[^.]+)\.)",
+                },
+                {"tag_name": "spillway.secret", "regex": r"^sds\.((.*)\.)update_(?:success|rejected)$"},
+                {"tag_name": "envoy.response_code_class"},
+                {"tag_name": "envoy.http_conn_manager_prefix"},
+            ],
+            "stats_matcher": {
+                "inclusion_list": {"patterns": [{"safe_regex": {"regex": pattern}} for pattern in _KEPT_STATS]}
+            },
+        },
+    }
+
+
+def _runtime_layer(name: str) -> Fields:
+    source = {"resource_api_version": "V3", "ads": {}, "initial_fetch_timeout": "2s"}
+    return {"name": name, "rtds_layer": {"name": name, "rtds_config": source}}
+
+
+def _ads_cluster(host: str, port: int) -> Fields:
+    kind = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    http2 = {"connection_keepalive": {"interval": "10s", "timeout": "5s"}}
+    return {
+        "name": "ads",
+        "type": "STRICT_DNS",
+        "dns_lookup_family": "V4_PREFERRED",
+        "connect_timeout": "2s",
+        "load_assignment": _one_endpoint("ads", {"socket_address": {"address": host, "port_value": port}}),
+        "typed_extension_protocol_options": {
+            kind: {
+                "@type": f"type.googleapis.com/{kind}",
+                "explicit_http_config": {"http2_protocol_options": http2},
+            }
+        },
+    }
+
+
+def _admin_cluster(admin_socket: str) -> Fields:
+    address = {"pipe": {"path": admin_socket}}
+    return {
+        "name": "admin",
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": _one_endpoint("admin", address),
+    }
+
+
+def _metrics_listener(node: GatewayNode) -> Fields:
+    """Three pages of the admin interface, read-only."""
+    pages = {
+        "/metrics": "/stats/prometheus?usedonly",
+        "/counters": f"/stats/prometheus?filter={COUNTERS_FILTER}",
+        "/ready": "/ready",
+    }
+    routes = [
+        {
+            "match": {"path": path, "headers": [{"name": ":method", "string_match": {"exact": "GET"}}]},
+            "route": {"cluster": "admin", "prefix_rewrite": target, "timeout": "10s"},
+            "stat_prefix": path.removeprefix("/"),
+        }
+        for path, target in pages.items()
+    ]
+    connection = typed(
+        "envoy.filters.network.http_connection_manager",
+        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="metrics",
+        route_config={
+            "name": "metrics",
+            "virtual_hosts": [{"name": "metrics", "domains": ["*"], "routes": routes}],
+        },
+        http_filters=[typed("envoy.filters.http.router", "extensions.filters.http.router.v3.Router")],
+    )
+    address = {"socket_address": {"address": node.bind_address, "port_value": node.metrics_port}}
+    return {"name": "metrics", "address": address, "filter_chains": [{"filters": [connection]}]}
+
+
+def _one_endpoint(cluster: str, address: Fields) -> Fields:
+    return {"cluster_name": cluster, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]}

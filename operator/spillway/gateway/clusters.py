@@ -1,0 +1,153 @@
+"""Clusters: a deployment's replicas, its provider pairs, and the chains that join them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import ip_address
+
+from spillway.gateway import names
+from spillway.gateway.desired import Deployment, Egress, Provider
+from spillway.gateway.messages import Fields, http_options, typed
+
+# The limits that mean something are set by name below; these only must never be the narrow place.
+_UNLIMITED = 1_000_000
+_KEEPALIVE = {"tcp_keepalive": {"keepalive_time": 30, "keepalive_interval": 10, "keepalive_probes": 3}}
+
+
+def _thresholds(max_requests: int) -> Fields:
+    return {
+        "thresholds": [
+            {
+                "max_requests": max_requests,
+                "max_connections": _UNLIMITED,
+                "max_pending_requests": _UNLIMITED,
+                "max_retries": _UNLIMITED,
+                "track_remaining": True,
+            }
+        ]
+    }
+
+
+def local(deployment: Deployment) -> Fields:
+    """The replicas (endpoints come by EDS). The in-flight limit is the gate, overridden by the `gate` runtime layer."""
+    name = names.local_cluster(deployment.id)
+    return {
+        "name": name,
+        "type": "EDS",
+        "eds_cluster_config": {"service_name": name, "eds_config": {"resource_api_version": "V3", "ads": {}}},
+        "connect_timeout": "1s",
+        "lb_policy": "LEAST_REQUEST",
+        "circuit_breakers": _thresholds(deployment.gate_fallback),
+        # Without the zero window a replica that became healthy gets its first request up to a second later.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
+        "health_checks": [
+            {
+                "timeout": "2s",
+                "interval": "2s",
+                "no_traffic_interval": "2s",
+                "unhealthy_threshold": 2,
+                "healthy_threshold": 1,
+                "http_health_check": {"path": deployment.health_path},
+            }
+        ],
+        # A replica that leaves the endpoints finishes what it has: connections are not closed, nothing new goes there.
+        "ignore_health_on_host_removal": True,
+        # Only what never reached the replica counts: its 503 at its admission limit is no fault.
+        "outlier_detection": {
+            "split_external_local_origin_errors": True,
+            "enforcing_consecutive_5xx": 0,
+            "enforcing_consecutive_gateway_failure": 0,
+            "enforcing_success_rate": 0,
+            "enforcing_local_origin_success_rate": 0,
+            "consecutive_local_origin_failure": 3,
+            "enforcing_consecutive_local_origin_failure": 100,
+            "interval": "2s",
+            "base_ejection_time": "5s",
+            "max_ejection_percent": 100,
+        },
+        "upstream_connection_options": _KEEPALIVE,
+        # uvicorn closes an idle connection after 5 s: be first, so that no request meets a closing one.
+        "typed_extension_protocol_options": http_options(idle_timeout="4s"),
+    }
+
+
+def external(egress: Egress, provider: Provider, deployment: str) -> Fields:
+    """One deployment's way to one (provider, model). The in-flight limit is the money cap; without runtime it is 0."""
+    name = names.external_cluster(egress.pair, deployment)
+    endpoint = {
+        "address": {"socket_address": {"address": provider.hostname, "port_value": provider.port}},
+        "hostname": provider.hostname,
+    }
+    cluster: Fields = {
+        "name": name,
+        "type": "STATIC" if _is_address(provider.hostname) else "STRICT_DNS",
+        "dns_lookup_family": "V4_PREFERRED",
+        "connect_timeout": "5s",
+        "circuit_breakers": _thresholds(0),
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": endpoint}]}]},
+        "upstream_connection_options": _KEEPALIVE,
+        "typed_extension_protocol_options": http_options(idle_timeout="50s"),
+    }
+    if provider.tls:
+        cluster["transport_socket"] = _tls(provider)
+    return cluster
+
+
+def _tls(provider: Provider) -> Fields:
+    server_name = provider.server_name or provider.hostname
+    kind = "IP_ADDRESS" if _is_address(server_name) else "DNS"
+    names_it = {"match_typed_subject_alt_names": [{"san_type": kind, "matcher": {"exact": server_name}}]}
+    authority = names.authority_secret(provider.ca_key or "")
+    return typed(
+        "envoy.transport_sockets.tls",
+        "extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        **({} if kind == "IP_ADDRESS" else {"sni": server_name}),
+        common_tls_context={
+            "combined_validation_context": {
+                "default_validation_context": names_it,
+                "validation_context_sds_secret_config": {
+                    "name": authority,
+                    "sds_config": {"resource_api_version": "V3", "ads": {}},
+                },
+            }
+        },
+    )
+
+
+def internal(name: str, listener: str) -> Fields:
+    """To an internal listener of the same process.
+
+    One request per (cheap) connection: so a changed listener serves the next request and cuts no running stream.
+    """
+    endpoint = {"address": {"envoy_internal_address": {"server_listener_name": listener}}}
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "circuit_breakers": _thresholds(_UNLIMITED),
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": endpoint}]}]},
+        "typed_extension_protocol_options": http_options(max_requests_per_connection=1),
+    }
+
+
+def chain(members: Sequence[str]) -> Fields:
+    """Attempt n of a request goes to member n."""
+    return {
+        "name": names.chain_cluster(members),
+        "connect_timeout": "1s",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "circuit_breakers": _thresholds(_UNLIMITED),
+        "cluster_type": typed(
+            "envoy.clusters.composite",
+            "extensions.clusters.composite.v3.ClusterConfig",
+            clusters=[{"name": member} for member in members],
+        ),
+    }
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,165 @@
+"""What the gateways should do: the input of this room. Plain data, no Kubernetes, no money: decide and ledger have already spoken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from spillway.gateway.names import Pair, deployment_id
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One ready replica: IP address and port of its OpenAI-compatible server."""
+
+    address: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Provider:
+    """An external API.
+
+    base_url: as in the `openai` client, for example `https://api.z.ai/api/paas/v4`; plain http only with `insecure`.
+    credential_key, ca_key: file names in the gateway's keys directory, never the secrets themselves.
+    """
+
+    name: str
+    base_url: str
+    credential_key: str
+    credential_header: str = "Authorization"
+    credential_prefix: str = "Bearer "
+    ca_key: str | None = None
+    server_name: str | None = None
+    insecure: bool = False
+
+    @property
+    def tls(self) -> bool:
+        """Raises ValueError when the URL is neither https nor allowed to be plain."""
+        scheme = urlsplit(self.base_url).scheme
+        if scheme == "https":
+            return True
+        if scheme == "http" and self.insecure:
+            return False
+        raise ValueError(f"provider {self.name}: base URL {self.base_url!r} must be https")
+
+    @property
+    def hostname(self) -> str:
+        hostname = urlsplit(self.base_url).hostname
+        if not hostname:
+            raise ValueError(f"provider {self.name}: base URL {self.base_url!r} names no host")
+        return hostname
+
+    @property
+    def port(self) -> int:
+        return urlsplit(self.base_url).port or (443 if self.tls else 80)
+
+    @property
+    def authority(self) -> str:
+        """The Host header."""
+        port = urlsplit(self.base_url).port
+        return self.hostname + (f":{port}" if port else "")
+
+    @property
+    def path(self) -> str:
+        """What takes the place of `/v1`."""
+        return urlsplit(self.base_url).path.rstrip("/")
+
+
+@dataclass(frozen=True)
+class Egress:
+    """One (provider, model): what a request may cost at most there, and which fields that provider refuses."""
+
+    provider: str
+    model: str
+    max_output_tokens: int
+    max_choices: int = 1
+    drop_fields: tuple[str, ...] = ()
+
+    @property
+    def pair(self) -> Pair:
+        return (self.provider, self.model)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a client reads when neither a replica nor a provider may take its request (status 429 or 503)."""
+
+    status: int
+    code: str
+    message: str
+    retry_after_seconds: int
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One MoEDeployment as the gateway sees it.
+
+    chain: the external (provider, model) pairs in the order they are tried; empty: served locally only.
+    gate_fallback: the in-flight limit of one gateway process until the `gate` runtime layer has been received.
+    refusal: replaces the plain "at capacity" answer, for example when a budget ran out.
+    """
+
+    namespace: str
+    name: str
+    served_name: str
+    health_path: str
+    endpoints: tuple[Endpoint, ...]
+    chain: tuple[Pair, ...] = ()
+    refusal: Refusal | None = None
+    gate_fallback: int = 1
+
+    @property
+    def id(self) -> str:
+        return deployment_id(self.namespace, self.name)
+
+    @property
+    def host(self) -> str:
+        return f"{self.name}.{self.namespace}"
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Addresses that are this deployment's whatever else exists: with and without `svc` and any cluster domain."""
+        return (self.host, f"{self.host}.svc", f"{self.host}.svc.*")
+
+
+@dataclass(frozen=True)
+class SpillState:
+    """Run-time numbers of one deployment, for all gateway processes together.
+
+    share_percent: of requests that go to the providers first (0 in normal operation, when only the overflow does).
+    gate: in-flight requests that the local replicas take. caps: in-flight requests that the money allows to a pair.
+    lease_seconds: how long the gateways may go on spilling without word from the leader.
+    """
+
+    allowed: bool
+    gate: int
+    share_percent: int = 0
+    permitted: Mapping[Pair, bool] = field(default_factory=dict)
+    caps: Mapping[Pair, int] = field(default_factory=dict)
+    lease_seconds: float = 15.0
+
+
+@dataclass(frozen=True)
+class Desired:
+    """Everything that is published. `spill` is keyed by Deployment.id."""
+
+    deployments: tuple[Deployment, ...] = ()
+    providers: tuple[Provider, ...] = ()
+    egresses: tuple[Egress, ...] = ()
+    spill: Mapping[str, SpillState] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GatewayNode:
+    """One gateway process, as its bootstrap introduces it: where it listens, where it finds keys and public CAs."""
+
+    name: str
+    process: str
+    address: str
+    bind_address: str = "0.0.0.0"
+    traffic_port: int = 8080
+    metrics_port: int = 9902
+    keys_directory: str = "/etc/spillway/keys"
+    ca_file: str = "/etc/ssl/certs/ca-certificates.crt"

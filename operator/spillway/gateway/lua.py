@@ -1,0 +1,53 @@
+"""The gateway's three Lua scripts (the `.lua` files next to this module) as filter configurations."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+
+from spillway.gateway.desired import Egress
+from spillway.gateway.messages import Fields, typed
+
+FILTER_NAME = "envoy.filters.http.lua"
+
+ALWAYS_DROPPED = ("service_tier", "background")
+"""Fields that change what a request costs (OpenAI: priority tier) or hide its usage from the answer (background)."""
+
+
+def _script(name: str) -> str:
+    return files("spillway.gateway").joinpath(name).read_text(encoding="utf-8")
+
+
+def _filter(source: str) -> Fields:
+    # The scripts change headers that routes match on; the route that was chosen first must stand.
+    return typed(
+        FILTER_NAME,
+        "extensions.filters.http.lua.v3.Lua",
+        default_source_code={"inline_string": source},
+        clear_route_cache=False,
+    )
+
+
+def _literal(text: str) -> str:
+    """A Lua string literal: decimal escapes for everything that is not plain, so that no name can end it."""
+    plain = (chr(byte) if 32 <= byte < 127 and byte not in (34, 92) else f"\\{byte:03d}" for byte in text.encode())
+    return '"' + "".join(plain) + '"'
+
+
+def answer_filter() -> Fields:
+    return _filter(_script("answer.lua"))
+
+
+def gate_filter() -> Fields:
+    return _filter(_script("gate.lua"))
+
+
+def egress_filter(egress: Egress) -> Fields:
+    dropped = sorted({*ALWAYS_DROPPED, *egress.drop_fields})
+    constants = (
+        f"local MODEL = {_literal(json.dumps(egress.model))}",
+        f"local MAX_TOKENS = {int(egress.max_output_tokens)}",
+        f"local MAX_CHOICES = {int(egress.max_choices)}",
+        f"local DROP = {{ {', '.join(f'[{_literal(name)}] = true' for name in dropped)} }}",
+    )
+    return _filter("\n".join(constants) + "\n" + _script("egress.lua"))

@@ -1,0 +1,131 @@
+"""Token counting and the counters that the ledger and the demand estimate read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from spillway.gateway import names
+from spillway.gateway.desired import Egress, GatewayNode
+from spillway.gateway.messages import Fields, typed, typed_struct
+
+_NAMESPACE = "spillway"
+_LARGEST_EVENT_BYTES = 1 << 20
+
+# OpenAI: chat, completions and embeddings say prompt/completion, responses say input/output (streamed: in `response`).
+_USAGE: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("prompt", ("usage", "prompt_tokens")),
+    ("prompt", ("usage", "input_tokens")),
+    ("prompt", ("response", "usage", "input_tokens")),
+    ("completion", ("usage", "completion_tokens")),
+    ("completion", ("usage", "output_tokens")),
+    ("completion", ("response", "usage", "output_tokens")),
+    ("cached", ("usage", "prompt_tokens_details", "cached_tokens")),
+    ("cached", ("usage", "input_tokens_details", "cached_tokens")),
+    ("cached", ("response", "usage", "input_tokens_details", "cached_tokens")),
+    ("cached", ("usage", "prompt_cache_hit_tokens")),
+)
+
+
+def usage_filters() -> list[Fields]:
+    """Filters that put `usage` of a JSON or streamed answer into dynamic metadata (last value wins)."""
+    rules = [_rule(path, {"key": key, "type": "NUMBER"}) for key, path in _USAGE]
+    seen = {"key": "outcome", "type": "STRING", "value": "metered"}
+    rules += [_rule(path, seen) for key, path in _USAGE if key == "prompt"]
+    sse = typed_struct(
+        "envoy.filters.http.sse_to_metadata",
+        "extensions.filters.http.sse_to_metadata.v3.SseToMetadata",
+        response_rules={
+            "max_event_size": _LARGEST_EVENT_BYTES,
+            "content_parser": typed_struct(
+                "envoy.content_parsers.json",
+                "extensions.content_parsers.json.v3.JsonContentParser",
+                rules=[{"rule": rule} for rule in rules],
+            ),
+        },
+    )
+    json = typed(
+        "envoy.filters.http.json_to_metadata",
+        "extensions.filters.http.json_to_metadata.v3.JsonToMetadata",
+        response_rules={"rules": rules, "allow_content_types": ["application/json"]},
+    )
+    return [sse, json]
+
+
+def _rule(path: tuple[str, ...], target: Mapping[str, str]) -> Fields:
+    return {"selectors": [{"key": key} for key in path], "on_present": {"metadata_namespace": _NAMESPACE, **target}}
+
+
+def egress_log(egress: Egress, node: GatewayNode) -> list[Fields]:
+    """Counters per (deployment, provider, model, outcome), at the end of each attempt that was sent out."""
+    outcome = f"%DYNAMIC_METADATA({_NAMESPACE}:outcome)%"
+    tags = {
+        "deployment": "%METADATA(ROUTE:spillway:deployment)%",
+        "provider": _plain(egress.provider),
+        "model": _plain(egress.model),
+        "outcome": outcome,
+        "process": _plain(node.process),
+    }
+    counters = [
+        _counter("egress_requests", tags),
+        *(
+            _counter(f"egress_{key}_tokens", tags, f"%DYNAMIC_METADATA({_NAMESPACE}:{key})%")
+            for key in ("prompt", "completion", "cached")
+        ),
+        _counter("egress_request_bytes", tags, "%BYTES_RECEIVED%"),
+        _counter("egress_response_bytes", tags, "%BYTES_SENT%"),
+    ]
+    asked = {
+        "metadata_filter": {
+            "matcher": {
+                "filter": _NAMESPACE,
+                "path": [{"key": "outcome"}],
+                "value": {"string_match": {"safe_regex": {"regex": "metered|unmetered|refused"}}},
+            },
+            "match_if_key_not_found": False,
+        }
+    }
+    return [{**_stats(counters), "filter": asked}]
+
+
+def main_log(node: GatewayNode) -> list[Fields]:
+    """Arrivals when a request starts (demand, served or not); answers by code class when it ends."""
+    deployment = "%METADATA(ROUTE:spillway:deployment)%"
+    process = _plain(node.process)
+    arrivals = _counter("arrivals", {"deployment": deployment, "process": process})
+    logs = [{**_stats([arrivals]), "filter": _log_type("DownstreamStart")}]
+    for digit in "245":
+        tags = {
+            "deployment": deployment,
+            "code_class": f"{digit}xx",
+            "served_by": f"%RESP({names.SERVED_BY_HEADER})%",
+            "process": process,
+        }
+        within = [_status("GE", int(digit) * 100), _status("LE", int(digit) * 100 + 99)]
+        ended = {"and_filter": {"filters": [_log_type("DownstreamEnd"), *within]}}
+        logs.append({**_stats([_counter("answers", tags)]), "filter": ended})
+    return logs
+
+
+def _counter(name: str, tags: Mapping[str, str], value_format: str | None = None) -> Fields:
+    stat = {"name": name, "tags": [{"name": tag, "value_format": value} for tag, value in tags.items()]}
+    return {"stat": stat, **({"value_format": value_format} if value_format else {"value_fixed": "1"})}
+
+
+def _stats(counters: list[Fields]) -> Fields:
+    kind = "extensions.access_loggers.stats.v3.Config"
+    return typed("envoy.access_loggers.stats", kind, stat_prefix="spillway", counters=counters)
+
+
+def _log_type(kind: str) -> Fields:
+    return {"log_type_filter": {"types": [kind]}}
+
+
+def _status(operator: str, status: int) -> Fields:
+    # Envoy wants a runtime key for every threshold; nobody sets this one.
+    value = {"default_value": status, "runtime_key": f"spillway.status.{operator}.{status}"}
+    return {"status_code_filter": {"comparison": {"op": operator, "value": value}}}
+
+
+def _plain(text: str) -> str:
+    """A constant inside an access log format."""
+    return text.replace("%", "%%")

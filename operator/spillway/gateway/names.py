@@ -1,0 +1,70 @@
+"""Names that the generated resources, the counters and the readers of both agree on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+Pair = tuple[str, str]
+"""(provider, model as that provider calls it)"""
+
+GATE_LISTENER = "gate"
+GATE_CLUSTER = "to|gate"
+MAIN_ROUTES = "main"
+GATE_ROUTES = "gate"
+
+NEXT_HEADER = "x-spillway-next"
+DEPLOYMENT_HEADER = "x-spillway-deployment"
+SERVED_BY_HEADER = "x-spillway-served-by"
+REASON_HEADER = "x-spillway-reason"
+PROVIDER_STATUS_HEADER = "x-spillway-provider-status"
+
+
+def deployment_id(namespace: str, name: str) -> str:
+    return f"{namespace}/{name}"
+
+
+def local_cluster(deployment: str) -> str:
+    return f"local|{deployment}"
+
+
+def external_cluster(pair: Pair, deployment: str) -> str:
+    return f"ext|{pair[0]}|{pair[1]}|{deployment}"
+
+
+def egress_listener(pair: Pair) -> str:
+    return f"egress|{pair[0]}|{pair[1]}"
+
+
+def egress_cluster(pair: Pair) -> str:
+    return f"to|{egress_listener(pair)}"
+
+
+def chain_cluster(members: Sequence[str]) -> str:
+    """One composite cluster per distinct order of members; the name is short however long the chain is."""
+    return f"chain|{hashlib.sha256(chr(10).join(members).encode()).hexdigest()[:12]}"
+
+
+def credential_secret(key: str) -> str:
+    return f"credential|{key}"
+
+
+def authority_secret(key: str) -> str:
+    return f"authority|{key}"
+
+
+def share_key(deployment: str) -> str:
+    return f"spill.{deployment}.share"
+
+
+def allowed_key(deployment: str) -> str:
+    return f"spill.{deployment}.allowed"
+
+
+def permitted_key(deployment: str, pair: Pair) -> str:
+    return f"spill.{deployment}.{pair[0]}|{pair[1]}"
+
+
+def limit_key(cluster: str) -> str:
+    """Runtime key of a cluster's in-flight limit (Envoy's circuit breaker)."""
+    return f"circuit_breakers.{cluster}.default.max_requests"

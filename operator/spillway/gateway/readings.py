@@ -1,0 +1,99 @@
+"""The `/counters` page of one gateway process, as the ledger reads it every two seconds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from spillway.gateway import names
+
+_LINE = re.compile(r"^(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(?P<labels>.*)\})? (?P<value>[0-9.eE+-]+)$")
+_LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
+_ESCAPE = re.compile(r"\\(.)")
+_EGRESS = "envoy_spillway_egress_"
+_QUANTITIES = (
+    "requests",
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "request_bytes",
+    "response_bytes",
+)
+
+
+@dataclass(frozen=True)
+class EgressSample:
+    """Cumulative since the process started. outcome: metered (usage seen), unmetered (to be estimated), refused."""
+
+    namespace: str
+    deployment: str
+    provider: str
+    model: str
+    outcome: str
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    request_bytes: int
+    response_bytes: int
+
+
+@dataclass(frozen=True)
+class GatewayReading:
+    """process: None while nothing was counted yet. in_flight: requests by cluster name (local|… and ext|…).
+
+    arrivals: requests that came in, by deployment id. missing_credential_keys: file names that could not be read.
+    """
+
+    process: str | None
+    samples: tuple[EgressSample, ...] = ()
+    arrivals: dict[str, int] = field(default_factory=dict)
+    in_flight: dict[str, int] = field(default_factory=dict)
+    missing_credential_keys: tuple[str, ...] = ()
+
+
+def parse_counters(page: str) -> GatewayReading:
+    """Raises ValueError for a line that is not a metric, so that a cut page is never taken for a smaller bill."""
+    process: str | None = None
+    quantities: dict[tuple[str, str, str, str], dict[str, int]] = {}
+    arrivals: dict[str, int] = {}
+    in_flight: dict[str, int] = {}
+    read: dict[str, dict[str, int]] = {}
+    for name, labels, value in _metrics(page):
+        process = labels.get("process", process)
+        if name.startswith(_EGRESS):
+            key = (labels["deployment"], labels["provider"], labels["model"], labels["outcome"])
+            quantities.setdefault(key, {})[name.removeprefix(_EGRESS)] = value
+        elif name == "envoy_spillway_arrivals" and "/" in labels["deployment"]:
+            arrivals[labels["deployment"]] = value
+        elif name == "envoy_cluster_upstream_rq_active":
+            in_flight[labels["envoy_cluster_name"]] = value
+        elif name.startswith("envoy_sds_"):
+            read.setdefault(labels["spillway_secret"], {})[name.rpartition("_")[2]] = value
+    samples = tuple(
+        EgressSample(*deployment.split("/", 1), *rest, **{q: found.get(q, 0) for q in _QUANTITIES})
+        for (deployment, *rest), found in sorted(quantities.items())
+    )
+    prefix = names.credential_secret("")
+    missing = (
+        secret.removeprefix(prefix)
+        for secret, counts in read.items()
+        if secret.startswith(prefix) and counts.get("rejected", 0) > 0 and counts.get("success", 0) == 0
+    )
+    return GatewayReading(process, samples, arrivals, in_flight, tuple(sorted(missing)))
+
+
+def _metrics(page: str) -> Iterator[tuple[str, dict[str, str], int]]:
+    for line in page.splitlines():
+        if not line or line.startswith("#"):
+            continue
+        match = _LINE.match(line)
+        if match is None:
+            raise ValueError(f"not a metric: {line[:200]!r}")
+        labels = {key: _ESCAPE.sub(_unescape, value) for key, value in _LABEL.findall(match["labels"] or "")}
+        yield match["name"], labels, int(float(match["value"]))
+
+
+def _unescape(match: re.Match[str]) -> str:
+    return "\n" if match[1] == "n" else match[1]

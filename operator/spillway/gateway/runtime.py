@@ -1,0 +1,62 @@
+"""Runtime layers: what changes fast. A TTL belongs to a whole layer, so each lease length has a layer of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from spillway.gateway import names
+from spillway.gateway.desired import Desired
+
+GATE_LAYER = "gate"
+LEASES: Mapping[str, int] = {"spill-15s": 15, "spill-1m": 60, "spill-5m": 300, "spill-1h": 3600}
+"""Seconds after which a layer that is not renewed is void: its deployments' spill is off again."""
+LAYERS = (GATE_LAYER, *LEASES)
+
+Shares = Mapping[str, int]
+"""In-flight limit of one gateway process by cluster name."""
+
+
+def lease_layer(lease_seconds: float) -> str | None:
+    """The longest layer within the lease; None when even the shortest is too long to promise."""
+    fitting = [name for name, seconds in LEASES.items() if seconds <= lease_seconds]
+    return fitting[-1] if fitting else None
+
+
+def limits(desired: Desired) -> tuple[dict[str, int], dict[str, int]]:
+    """Totals for all gateway processes together, by cluster: (gates, money caps)."""
+    gates, caps = {}, {}
+    for deployment in desired.deployments:
+        state = desired.spill.get(deployment.id)
+        if state is None:
+            continue
+        gates[names.local_cluster(deployment.id)] = state.gate
+        for pair in deployment.chain:
+            if state.permitted.get(pair, False):
+                caps[names.external_cluster(pair, deployment.id)] = state.caps.get(pair, 0)
+    return gates, caps
+
+
+def layers(desired: Desired, shares: Shares) -> dict[str, dict[str, int]]:
+    """Keys and values of every layer for one process. What is not in a lease layer is off."""
+    content: dict[str, dict[str, int]] = {name: {} for name in LAYERS}
+    for deployment in desired.deployments:
+        state = desired.spill.get(deployment.id)
+        if state is None:
+            continue
+        gate = names.local_cluster(deployment.id)
+        content[GATE_LAYER][names.limit_key(gate)] = shares.get(gate, 0)
+        lease = lease_layer(state.lease_seconds)
+        if lease is None:
+            continue
+        keys: dict[str, int] = {}
+        for pair in deployment.chain:
+            cluster = names.external_cluster(pair, deployment.id)
+            if state.permitted.get(pair, False) and shares.get(cluster, 0) > 0:
+                keys[names.permitted_key(deployment.id, pair)] = 100
+                keys[names.limit_key(cluster)] = shares[cluster]
+        if keys and state.allowed:
+            keys[names.allowed_key(deployment.id)] = 100
+            if state.share_percent > 0:
+                keys[names.share_key(deployment.id)] = min(state.share_percent, 100)
+            content[lease].update(keys)
+    return content

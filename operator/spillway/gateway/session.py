@@ -1,0 +1,301 @@
+"""One connected gateway: what it has, what it should have, and the order in which it learns the difference."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+
+from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse, Resource
+from spillway.gateway import resources, runtime
+from spillway.gateway.desired import GatewayNode
+from spillway.gateway.quarantine import Quarantine
+from spillway.gateway.resources import Part, PartId, Parts, Rendered
+
+log = logging.getLogger(__name__)
+
+_ACKNOWLEDGE_SECONDS = 5.0
+_WARM_SECONDS = 90.0
+"""Envoy acknowledges clusters when they are warm: endpoints known, name resolved, first health check done."""
+_WHOLE = (resources.CLUSTER, resources.LISTENER)
+"""Types whose every response is the complete list; of the others a response may carry a subset."""
+
+Write = Callable[[DiscoveryResponse], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one gateway should have. `generation` counts publications."""
+
+    generation: int
+    rendered: Rendered
+    layers: Mapping[str, Message]
+
+
+class Session:
+    """State-of-the-world xDS over one stream.
+
+    A single worker writes: clusters first, then endpoints and secrets, listeners, routes, runtime; what is no longer
+    needed goes last (make before break). Each response waits for its ACK; a NACK is narrowed down to the parts that
+    caused it, which then stay at their last good version. While clusters and listeners are on their way (an ACK may
+    take as long as a slow name server), runtime layers, endpoints and secrets go on.
+    """
+
+    def __init__(
+        self,
+        node: GatewayNode,
+        target: Callable[[], Target],
+        quarantine: Quarantine,
+        may_spill: Callable[[], bool],
+        on_synced: Callable[[], None],
+    ) -> None:
+        self.node = node
+        self.synced_generation = -1
+        self._target = target
+        self._quarantine = quarantine
+        self._may_spill = may_spill
+        self._on_synced = on_synced
+        self._wake = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._subscribed: dict[str, frozenset[str]] = {}
+        self._has: dict[str, Parts] = {}
+        self._layers: dict[str, bytes] = {}
+        self._renew = False
+        self._retry_secrets = False
+        self._nonces = itertools.count(1)
+        self._last_nonce: dict[str, str] = {}
+        self._waiting: dict[str, asyncio.Future[str | None]] = {}
+
+    def wake(self) -> None:
+        """Something was published or asked for."""
+        self._wake.set()
+        self._urgent.set()
+
+    def renew(self) -> None:
+        """Send the layers with a lease again, and the secrets that could not be read before."""
+        self._renew = self._retry_secrets = True
+        self.wake()
+
+    async def run(self, first: DiscoveryRequest, requests: AsyncIterator[DiscoveryRequest], write: Write) -> None:
+        """Until the gateway goes away. Raises TimeoutError when it does not acknowledge."""
+        self._receive(first)
+        reader = asyncio.create_task(self._read(requests))
+        worker = asyncio.create_task(self._work(write))
+        try:
+            await asyncio.wait({reader, worker}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (reader, worker):
+                task.cancel()
+            results = await asyncio.gather(reader, worker, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    async def _read(self, requests: AsyncIterator[DiscoveryRequest]) -> None:
+        async for request in requests:
+            self._receive(request)
+
+    def _receive(self, request: DiscoveryRequest) -> None:
+        kind, wanted = request.type_url, frozenset(request.resource_names)
+        answered = self._waiting.pop(request.response_nonce, None)
+        if answered is not None and not answered.done():
+            answered.set_result(request.error_detail.message if request.HasField("error_detail") else None)
+        known = self._subscribed.get(kind)
+        self._subscribed[kind] = wanted
+        if known is None:
+            self.wake()
+        elif wanted != known:
+            # New names were never sent; names that went are forgotten, so that they are sent when they come back.
+            self._forget(kind, wanted ^ known)
+        elif answered is None and request.response_nonce == self._last_nonce.get(kind):
+            self._forget(kind, wanted)  # asked again: a cluster or listener that was replaced wants its parts anew
+
+    def _forget(self, kind: str, names: frozenset[str]) -> None:
+        self._has[kind] = {id: part for id, part in self._has.get(kind, {}).items() if id.resource not in names}
+        if kind == resources.RUNTIME:
+            self._layers = {name: digest for name, digest in self._layers.items() if name not in names}
+        self.wake()
+
+    async def _work(self, write: Write) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            target = self._target()
+            await self._sync(target, write)
+            if not self._wake.is_set():
+                self.synced_generation = target.generation
+                self._on_synced()
+
+    async def _sync(self, target: Target, write: Write) -> None:
+        wanted = self._wanted(target)
+        await self._send_urgent(target, wanted, write)
+        for kind in (resources.CLUSTER, resources.ENDPOINT, resources.SECRET, resources.LISTENER, resources.ROUTE):
+            await self._update(kind, wanted.get(kind, {}), write)
+        for kind in reversed(_WHOLE):
+            await self._prune(kind, wanted.get(kind, {}), write)
+
+    async def _send_urgent(self, target: Target, wanted: Mapping[str, Parts], write: Write) -> None:
+        """What must not wait: limits, permissions and leases, replicas that came or went, keys."""
+        self._urgent.clear()
+        await self._send_layers(target, write)
+        for kind in (resources.ENDPOINT, resources.SECRET):
+            await self._update(kind, wanted.get(kind, {}), write)
+
+    def _wanted(self, target: Target) -> dict[str, Parts]:
+        by_kind: dict[str, Parts] = {}
+        for id, part in self._quarantine.admit(target.rendered).items():
+            by_kind.setdefault(id.type_url, {})[id] = part
+        return by_kind
+
+    async def _update(self, kind: str, wanted: Parts, write: Write) -> None:
+        if kind not in self._subscribed:
+            return
+        if kind == resources.SECRET and self._retry_secrets:
+            self._retry_secrets = False
+            self._quarantine.release(resources.SECRET)
+        if kind not in _WHOLE:
+            names = self._subscribed[kind]
+            wanted = {id: part for id, part in wanted.items() if id.resource in names}
+        has = self._has.setdefault(kind, {})
+        changes = [part for id, part in wanted.items() if has.get(id) != part]
+        if kind == resources.CLUSTER and changes:
+            # Envoy warms a replaced cluster anew and waits for its endpoints, even unchanged ones.
+            self._forget(resources.ENDPOINT, frozenset(part.id.resource for part in changes))
+        for group in _groups(kind, changes):
+            base = dict(has) if kind in _WHOLE else {}
+            if kind == resources.ROUTE:
+                resource = group[0].id.resource
+                base = {id: has[id] for id in wanted if id.resource == resource and id in has}
+            settled, asked = await self._settle(kind, base, group, write)
+            if asked is False:  # the last trial was refused: say again what stands
+                await self._send(kind, settled, write)
+            has.update(settled)
+        if kind == resources.ROUTE:
+            await self._drop_hosts(wanted, write)
+
+    async def _settle(self, kind: str, base: Parts, changes: Sequence[Part], write: Write) -> tuple[Parts, bool]:
+        """Bisect: (base and every change that the gateway took, whether the last response was taken)."""
+        trial = {**base, **{part.id: part for part in changes}}
+        refusal = await self._send(kind, trial, write)
+        if refusal is None:
+            self._quarantine.accept(changes)
+            return trial, True
+        if len(changes) == 1:
+            log.warning("gateway refused a part", extra={"part": str(changes[0].id), "refusal": refusal})
+            self._quarantine.refuse(changes[0], refusal)
+            return base, False
+        half = len(changes) // 2
+        left, _ = await self._settle(kind, base, changes[:half], write)
+        return await self._settle(kind, left, changes[half:], write)
+
+    async def _drop_hosts(self, wanted: Parts, write: Write) -> None:
+        has = self._has[resources.ROUTE]
+        gone = [id for id in has if id not in wanted]
+        for resource in {id.resource for id in gone}:
+            rest = {id: part for id, part in wanted.items() if id.resource == resource and id in has}
+            if rest:
+                await self._send(resources.ROUTE, rest, write)
+        for id in gone:
+            has.pop(id, None)
+
+    async def _prune(self, kind: str, wanted: Parts, write: Write) -> None:
+        has = self._has.get(kind, {})
+        rest = {id: part for id, part in has.items() if id in wanted}
+        if len(rest) < len(has) and await self._send(kind, rest, write) is None:
+            self._has[kind] = rest
+
+    async def _send(self, kind: str, parts: Parts, write: Write) -> str | None:
+        """The refusal's text, or None when it was acknowledged."""
+        composed = resources.compose(parts.values())
+        response = DiscoveryResponse(type_url=kind)
+        for message in composed.values():
+            response.resources.add().Pack(message, deterministic=True)
+        return await self._exchange(response, write)
+
+    async def _send_layers(self, target: Target, write: Write) -> None:
+        if resources.RUNTIME not in self._subscribed:
+            return
+        renew, self._renew = self._renew, False
+        gaining: list[str] = []
+        others: list[str] = []
+        for name in runtime.LAYERS:
+            if name not in self._subscribed[resources.RUNTIME]:
+                continue
+            if name in runtime.LEASES and not self._may_spill():
+                continue  # no longer leader: say nothing, the lease runs out by itself
+            layer = target.layers[name]
+            digest = layer.SerializeToString(deterministic=True)
+            if digest != self._layers.get(name):
+                (gaining if _gains(layer, self._layers.get(name)) else others).append(name)
+            elif renew and name in runtime.LEASES and layer.layer.fields:  # type: ignore[attr-defined]
+                others.append(name)
+        # A deployment that moves to another lease: first into the new layer, then out of the old one.
+        for names in (gaining, others):
+            if not names:
+                continue
+            response = DiscoveryResponse(type_url=resources.RUNTIME)
+            for name in names:
+                response.resources.add().Pack(_leased(name, target.layers[name]), deterministic=True)
+            refusal = await self._exchange(response, write)
+            if refusal is not None:
+                raise RuntimeError(f"gateway {self.node.name} refused runtime layers {names}: {refusal}")
+            for name in names:
+                self._layers[name] = target.layers[name].SerializeToString(deterministic=True)
+
+    async def _exchange(self, response: DiscoveryResponse, write: Write) -> str | None:
+        response.nonce = response.version_info = str(next(self._nonces))
+        self._last_nonce[response.type_url] = response.nonce
+        answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._waiting[response.nonce] = answer
+        await write(response)
+        patience = _WARM_SECONDS if response.type_url in _WHOLE else _ACKNOWLEDGE_SECONDS
+        try:
+            async with asyncio.timeout(patience):
+                while response.type_url in _WHOLE and not answer.done():
+                    await self._answered_or_urgent(answer)
+                    if not answer.done():
+                        target = self._target()
+                        await self._send_urgent(target, self._wanted(target), write)
+                return await answer
+        finally:
+            self._waiting.pop(response.nonce, None)
+
+    async def _answered_or_urgent(self, answer: asyncio.Future[str | None]) -> None:
+        urgent = asyncio.create_task(self._urgent.wait())
+        try:
+            await asyncio.wait({answer, urgent}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            urgent.cancel()
+
+
+def _groups(kind: str, changes: list[Part]) -> list[list[Part]]:
+    """What is sent in one response: all, except that each route configuration and each secret goes by itself."""
+    if not changes:
+        return []
+    if kind not in (resources.ROUTE, resources.SECRET):
+        return [changes]
+    groups: dict[str, list[Part]] = {}
+    for part in changes:
+        groups.setdefault(part.id.resource, []).append(part)
+    return list(groups.values())
+
+
+def _gains(layer: Message, before: bytes | None) -> bool:
+    if before is None:
+        return True
+    old = type(layer).FromString(before)
+    return bool(set(layer.layer.fields) - set(old.layer.fields))  # type: ignore[attr-defined]
+
+
+def _leased(name: str, layer: Message) -> Message:
+    seconds = runtime.LEASES.get(name)
+    if seconds is None or not layer.layer.fields:  # type: ignore[attr-defined]
+        return layer
+    leased = Resource(name=name)
+    leased.resource.Pack(layer, deterministic=True)
+    leased.ttl.seconds = seconds
+    return leased

@@ -1,0 +1,23 @@
+"""Envoy counts in-flight requests per process: a limit for all gateways together is shared out over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def share(total: int, in_flight: Mapping[str, int]) -> dict[str, int]:
+    """Split `total` over processes by their in-flight requests; the sum is never above `total`.
+
+    Each process gets at least 1 while there is enough for all; with fewer than one each, the busiest come first.
+    An idle process counts as half as busy as the average one, so that traffic that moves to it is not refused
+    until the next reading. Ties are broken by name: equal input gives equal output.
+    """
+    if total <= 0 or not in_flight:
+        return dict.fromkeys(in_flight, 0)
+    by_need = sorted(in_flight, key=lambda process: (-in_flight[process], process))
+    if total <= len(by_need):
+        return {process: int(rank < total) for rank, process in enumerate(by_need)}
+    mean = sum(in_flight.values()) / len(in_flight)
+    weights = {process: count + max(mean / 2, 1.0) for process, count in in_flight.items()}
+    spare, whole = total - len(weights), sum(weights.values())
+    return {process: 1 + int(spare * weight / whole) for process, weight in weights.items()}

@@ -1,0 +1,78 @@
+"""The ledger: token counters and pod lifetimes become dollars, dollars are held against budgets.
+
+`book` is the state (a value), `external` and `gpu` charge it, `budgets` reads it for a policy, `caps` says how many
+requests may be in flight so that no budget is passed by more than its bound, `codec` makes it JSON: all pure.
+The shell is `reader`, which reads every gateway's counters each two seconds, and `store`, which keeps the book in
+the one ledger object. Both are imported by their own names, so that the pure half needs no Kubernetes client.
+"""
+
+from __future__ import annotations
+
+from .book import Amount, Book, Charged, Key, Pair, Price, Process, ProviderModel, fold, total
+from .budgets import Budget, BudgetStatus, Policy, UnknownTimeZone, period_end, period_start, statement
+from .caps import (
+    Grant,
+    Limit,
+    Need,
+    Slot,
+    Timing,
+    caps,
+    grant,
+    greatest_cost,
+    lease_seconds,
+    limits,
+    max_input_tokens,
+    slot,
+    vanished_limits,
+    why_none,
+)
+from .codec import CorruptLedger, decode, encode
+from .external import EgressSample, charge_reading, charge_vanished, cost_usd, retire, unread_usd, vanished
+from .gpu import PodUsage, PoolPrice, charge_pods
+
+__all__ = [
+    "Amount",
+    "Book",
+    "Budget",
+    "BudgetStatus",
+    "Charged",
+    "CorruptLedger",
+    "EgressSample",
+    "Grant",
+    "Key",
+    "Limit",
+    "Need",
+    "Pair",
+    "PodUsage",
+    "Policy",
+    "PoolPrice",
+    "Price",
+    "Process",
+    "ProviderModel",
+    "Slot",
+    "Timing",
+    "UnknownTimeZone",
+    "caps",
+    "charge_pods",
+    "charge_reading",
+    "charge_vanished",
+    "cost_usd",
+    "decode",
+    "encode",
+    "fold",
+    "grant",
+    "greatest_cost",
+    "lease_seconds",
+    "limits",
+    "max_input_tokens",
+    "period_end",
+    "period_start",
+    "retire",
+    "slot",
+    "statement",
+    "total",
+    "unread_usd",
+    "vanished",
+    "vanished_limits",
+    "why_none",
+]

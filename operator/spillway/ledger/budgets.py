@@ -1,0 +1,180 @@
+"""Budgets: what of a policy's money is spent, in periods of the policy's own time zone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from .book import ZERO, Book, Key, burn_usd_per_hour, total
+
+Period = Literal["Day", "Month"]
+Scope = Literal["External", "GPU", "Total"]
+
+
+class UnknownTimeZone(ValueError):
+    """The policy names a time zone that the tz database does not know: the user's error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """One budget of a policy: `amount` USD per `period` for the dollars of `scope`."""
+
+    name: str
+    period: Period
+    amount: Decimal
+    scope: Scope = "External"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A CostPolicy as the ledger sees it: the namespaces that its selector matches now, and its budgets."""
+
+    name: str
+    namespaces: frozenset[str]
+    budgets: tuple[Budget, ...]
+    time_zone: str = "UTC"
+    suspended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentSpend:
+    namespace: str
+    deployment: str
+    usd: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetStatus:
+    """A budget at one moment. USD throughout.
+
+    `spent` counts what is in the budget's scope, `external` and `gpu` the two sources whatever the scope.
+    `estimated` is the part of `spent` that no meter has confirmed. `reserved` is what may still be in flight.
+    `remaining` is amount - spent, never below zero. `exhausted_at`: when the budget was used up (to the
+    quarter-hour), else when it will be at the present burn, else (it lasts until it resets) None.
+    """
+
+    policy: str
+    name: str
+    scope: Scope
+    period: Period
+    period_start: datetime
+    resets_at: datetime
+    amount: Decimal
+    spent: Decimal
+    external: Decimal
+    gpu: Decimal
+    estimated: Decimal
+    reserved: Decimal
+    remaining: Decimal
+    burn_per_hour: Decimal
+    exhausted: bool
+    exhausted_at: datetime | None
+    by_deployment: tuple[DeploymentSpend, ...]
+
+
+def period_start(period: Period, time_zone: str, now: datetime) -> datetime:
+    """When the period that contains `now` began, in UTC."""
+    zone = _zone(time_zone)
+    today = now.astimezone(zone).date()
+    return _midnight(today if period == "Day" else today.replace(day=1), zone)
+
+
+def period_end(period: Period, time_zone: str, now: datetime) -> datetime:
+    """When the period that contains `now` ends (and the next begins), in UTC: a day has 23, 24 or 25 hours."""
+    zone = _zone(time_zone)
+    today = now.astimezone(zone).date()
+    if period == "Day":
+        return _midnight(today + timedelta(days=1), zone)
+    return _midnight((today.replace(day=1) + timedelta(days=32)).replace(day=1), zone)
+
+
+def statement(
+    book: Book, policy: Policy, now: datetime, reserved: Mapping[str, Decimal] | None = None
+) -> tuple[BudgetStatus, ...]:
+    """Every budget of the policy at `now`, in its order; `reserved` is USD by budget name (from `caps.allow`)."""
+    return tuple(
+        _status(book, policy, budget, now, (reserved or {}).get(budget.name, ZERO)) for budget in policy.budgets
+    )
+
+
+def _status(book: Book, policy: Policy, budget: Budget, now: datetime, reserved: Decimal) -> BudgetStatus:
+    start = period_start(budget.period, policy.time_zone, now)
+    end = period_end(budget.period, policy.time_zone, now)
+
+    def of_policy(key: Key) -> bool:
+        return key.namespace in policy.namespaces
+
+    def in_scope(key: Key) -> bool:
+        return of_policy(key) and (budget.scope == "Total" or key.source == budget.scope.lower())
+
+    sums = total(book, start, end, of_policy)
+    scoped = {key: amount for key, amount in sums.items() if in_scope(key)}
+    spent = sum((amount.usd for amount in scoped.values()), ZERO)
+    remaining = max(ZERO, budget.amount - spent)
+    burn = burn_usd_per_hour(book, now, in_scope)
+    exhausted = spent >= budget.amount
+    by_deployment: dict[tuple[str, str], Decimal] = {}
+    for key, amount in scoped.items():
+        owner = (key.namespace, key.deployment)
+        by_deployment[owner] = by_deployment.get(owner, ZERO) + amount.usd
+    return BudgetStatus(
+        policy=policy.name,
+        name=budget.name,
+        scope=budget.scope,
+        period=budget.period,
+        period_start=start,
+        resets_at=end,
+        amount=budget.amount,
+        spent=spent,
+        external=sum((amount.usd for key, amount in sums.items() if key.source == "external"), ZERO),
+        gpu=sum((amount.usd for key, amount in sums.items() if key.source == "gpu"), ZERO),
+        estimated=sum((amount.estimated_usd for amount in scoped.values()), ZERO),
+        reserved=reserved,
+        remaining=remaining,
+        burn_per_hour=burn,
+        exhausted=exhausted,
+        exhausted_at=_passed(book, scoped, budget.amount, start, end)
+        if exhausted
+        else _forecast(now, end, remaining, burn),
+        by_deployment=tuple(DeploymentSpend(*owner, by_deployment[owner]) for owner in sorted(by_deployment)),
+    )
+
+
+def _forecast(now: datetime, end: datetime, remaining: Decimal, burn_per_hour: Decimal) -> datetime | None:
+    if burn_per_hour <= 0:
+        return None
+    hours_left = Decimal((end - now).total_seconds()) / 3600
+    hours = remaining / burn_per_hour
+    return now + timedelta(hours=float(hours)) if hours < hours_left else None
+
+
+def _passed(
+    book: Book, scoped: Mapping[Key, object], amount: Decimal, start: datetime, end: datetime
+) -> datetime | None:
+    """The beginning of the bucket in which the spend reached the amount."""
+    spent = ZERO
+    for span in sorted(book.spans):
+        if start <= span.begins < end:
+            spent += sum((entry.usd for key, entry in book.spans[span].items() if key in scoped), ZERO)
+            if spent >= amount:
+                return span.begins
+    return None
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise UnknownTimeZone(
+            f"time zone {name!r} is not in the tz database; use a name such as Europe/Berlin"
+        ) from error
+
+
+def _midnight(day: date, zone: ZoneInfo) -> datetime:
+    """The first moment of a local day. Where clocks skip midnight this is the moment of the skip: a time in the gap
+    is read with the offset before it (fold=0); where midnight comes twice it is the first."""
+    return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)

@@ -1,0 +1,303 @@
+"""Caps: how many requests may be in flight to a provider so that a budget is never passed by more than its bound.
+
+What is known at a reading r is what had ended by then. What may still be billed on top of it is what is in flight
+and what is admitted until a decision made on that reading has taken hold everywhere. For one pair (deployment,
+provider, model) let
+
+  c    the greatest cost of one request (`greatest_cost`),
+  rho  the most that one slot can burn per second: a slot is a request in flight that is replaced as soon as it
+       ends. A billed answer lasts at least `shortest_seconds` d and no stream is faster than v tokens/s, so
+       rho = input part of c / d + min(output part of c / d, choices x v x output price),
+  n    in flight at r;  K' the greatest cap that can be in force at r;  K the cap decided on r,
+  a    from the reading to the cap being in force at every gateway (`apply_seconds`),
+  W    how long requests can be admitted without a decision on a newer reading: the read interval, a, and the
+       spill lease, because the leader may die at any moment.
+
+In W seconds a slot starts at most W/d + 1 requests. Those that end burn at most rho x W; the last one may cost c
+after it. So what is billed after r, if everything is stopped by the decision on the reading that follows, is at most
+
+  U(K) = max(n, K) c  +  max(K', K) (rho a + c)  +  K rho (W - a)
+
+(the first term is in flight, the second runs under the old cap and ends with one last request per slot, the third
+runs under the new cap; the maxima make the value hold at a standing cap too, so that caps do not flap).
+
+A budget of amount B with remaining R allows an overspend of A = share x B (1 % by default). `caps` keeps
+
+  (1)  sum of U(K) over all pairs that spend from it  <=  R + A,    and no cap at all once R <= 0,
+  (2)  sum of K c  <=  A  (a single slot is exempt: (1) alone already carries the promise).
+
+Claim: the bill never passes B + A. Stop is always decided on some reading s (K = 0). By (1) at the reading r before
+it, what was billed after r is at most R(r) + A, and R(r) = B - ledger(r). If no reading ever follows, the lease stops
+admission within W. Rule (2) is not needed for the claim; it limits the damage where d or v are wrong, where a provider
+bills more than it reported, or where a breaker overshoots. It also means that a budget which is small against
+one request is left unspent at its end rather than overspent: with c > A the last 2c + rho W - A dollars stay.
+
+The claim rests on:
+- `needs` names every pair that has anything in flight or a cap in force, wanted or not;
+- a lease is renewed only on a decision whose reading is younger than the read interval + a;
+- the ledger is never below the bill for what has ended (estimates err upwards);
+- the shares of the gateway pods sum to at most K (round down; zero is allowed). Envoy's breaker may overshoot by its
+  worker threads - 1: run gateways with one worker, or leave that much out of K;
+- d and v are as configured, and c is enforced at egress (max_tokens, n, body size).
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final, Literal
+
+from .book import ZERO, Pair, Price
+from .budgets import BudgetStatus, Policy
+
+DEFAULT_SHARE: Final = Decimal("0.01")
+LEASES_SECONDS: Final = (15, 60, 300, 3600)
+FIRST_SLOT_LEAD: Final = Decimal("0.9")
+"""How far a pair's first slot comes before its proportional turn: an idle fallback gets its one slot early."""
+
+Stop = Literal["NoBudget", "Suspended", "BudgetSpent", "GatewayUnread", "RequestTooDear", "NotWanted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What the bound assumes of time. `shortest_seconds`: no billed answer is faster. `output_tokens_per_second`:
+    no stream is faster. `apply_seconds`: from reading a counter to a new cap in force at every gateway."""
+
+    read_seconds: Decimal = Decimal(2)
+    apply_seconds: Decimal = Decimal(3)
+    lease_seconds: Decimal = Decimal(LEASES_SECONDS[0])
+    shortest_seconds: Decimal = Decimal(1)
+    output_tokens_per_second: Decimal = Decimal(300)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One request in flight: USD it can cost at most, and USD per second the slot can burn if always reused."""
+
+    greatest_usd: Decimal
+    burn_usd_per_second: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A pair that asks for slots. `wanted` is its weight: slots in use plus refused or foreseen (0: none may be given,
+    but what it has in flight still counts). `most` is its ceiling, whatever the money. `in_flight` is the gateways'
+    gauge of the same reading; `previous_cap` the greatest cap that can still be in force: the last published and any
+    other published within `apply_seconds` (after a change of leader, when those are not known: the gauge)."""
+
+    pair: Pair
+    slot: Slot
+    wanted: int
+    in_flight: int = 0
+    previous_cap: int = 0
+    most: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A budget that external spend of these namespaces comes out of. `unread_usd`: what gateways that exist but do not
+    answer may have spent since (`external.unread_usd`), beyond what `remaining` knows."""
+
+    policy: str
+    budget: str
+    namespaces: frozenset[str]
+    amount: Decimal
+    remaining: Decimal
+    share: Decimal = DEFAULT_SHARE
+    suspended: bool = False
+    unread_usd: Decimal = ZERO
+
+    @property
+    def available_usd(self) -> Decimal:
+        """R: what is left for certain."""
+        return self.remaining - self.unread_usd
+
+    @property
+    def bound_usd(self) -> Decimal:
+        """A: by how much spend may pass this budget at most."""
+        return self.amount * self.share
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What the caps mean for one budget, in USD. `reserved_usd`: what is in flight may cost. `outstanding_usd`: U, what
+    may be billed until a stop has taken hold. `spare_usd`: what (1) leaves, for a longer lease."""
+
+    policy: str
+    budget: str
+    bound_usd: Decimal
+    reserved_usd: Decimal
+    outstanding_usd: Decimal
+    spare_usd: Decimal
+    max_burn_usd_per_hour: Decimal
+
+
+def max_input_tokens(context_length: int, body_bytes: int, tokens_per_byte: Decimal = Decimal(1)) -> int:
+    """The most prompt tokens of a body: a token of a byte-level vocabulary covers at least one byte of text. Some
+    tokenizers do make one token of each digit, so less than 1 is a judgement, not a bound. Images are outside this."""
+    return min(context_length, math.ceil(body_bytes * tokens_per_byte))
+
+
+def greatest_cost(price: Price, max_input_tokens: int, max_output_tokens: int, choices: int = 1) -> Decimal:
+    """USD that one request can cost at most: nothing cached, every choice as long as it may be."""
+    return _input_cost(price, max_input_tokens) + _output_cost(price, max_output_tokens * choices)
+
+
+def slot(price: Price, max_input_tokens: int, max_output_tokens: int, choices: int, timing: Timing) -> Slot:
+    """c and rho of the module's text."""
+    input_usd, output_usd = _input_cost(price, max_input_tokens), _output_cost(price, max_output_tokens * choices)
+    stream_usd_per_second = choices * timing.output_tokens_per_second * price.output.scaleb(-6)
+    burn = input_usd / timing.shortest_seconds + min(output_usd / timing.shortest_seconds, stream_usd_per_second)
+    return Slot(input_usd + output_usd, burn)
+
+
+def limits(policy: Policy, statuses: Iterable[BudgetStatus], share: Decimal = DEFAULT_SHARE) -> tuple[Limit, ...]:
+    """The limits that a policy puts on spill: its External and Total budgets. A GPU budget limits no spill, and permits
+    none either; a suspended policy is a limit of nothing."""
+    if policy.suspended:
+        return (Limit(policy.name, "", policy.namespaces, ZERO, ZERO, share, suspended=True),)
+    return tuple(
+        Limit(policy.name, status.name, policy.namespaces, status.amount, status.remaining, share)
+        for status in statuses
+        if status.scope != "GPU"
+    )
+
+
+def caps(needs: Sequence[Need], limits: Iterable[Limit], timing: Timing) -> dict[Pair, int]:
+    """The cap of every pair: the least that any of its budgets allows; 0 where no budget selects its namespace.
+
+    Independent of the order of `needs` and `limits`, and never lower for a larger remaining. Within a budget, slots
+    are handed out by need in dollars (slot s of a pair comes at (s - 0.9) x its cost / its weight, as in divisor
+    methods of apportionment) until the first one that (1) or (2) refuses.
+    """
+    result: dict[Pair, int] = {}
+    for limit in limits:
+        for pair, cap in _fill(
+            [need for need in needs if need.pair.namespace in limit.namespaces], limit, timing
+        ).items():
+            result[pair] = min(cap, result.get(pair, cap))
+    return {need.pair: result.get(need.pair, 0) for need in needs}
+
+
+def grant(needs: Iterable[Need], given: Mapping[Pair, int], limit: Limit, timing: Timing) -> Grant:
+    """What the caps `given` mean for a budget: its `reserved_usd` is `reserved` of the policy's status."""
+    own = [need for need in needs if need.pair.namespace in limit.namespaces]
+    slots = [(need, given.get(need.pair, 0)) for need in own]
+    outstanding = sum((_outstanding(need, cap, timing) for need, cap in slots), ZERO)
+    return Grant(
+        policy=limit.policy,
+        budget=limit.budget,
+        bound_usd=limit.bound_usd,
+        reserved_usd=sum((max(need.in_flight, cap) * need.slot.greatest_usd for need, cap in slots), ZERO),
+        outstanding_usd=outstanding,
+        spare_usd=max(ZERO, limit.available_usd + limit.bound_usd - outstanding),
+        max_burn_usd_per_hour=sum((cap * need.slot.burn_usd_per_second * 3600 for need, cap in slots), ZERO),
+    )
+
+
+def why_none(need: Need, limits: Iterable[Limit], timing: Timing) -> tuple[Stop, str]:
+    """Why a pair has no slot, as a code and a sentence. Ask only about pairs whose cap is 0."""
+    own = [limit for limit in limits if need.pair.namespace in limit.namespaces]
+    where = f"{need.pair.provider}/{need.pair.model}"
+    if not own:
+        return "NoBudget", f"no CostPolicy with an External or Total budget selects namespace {need.pair.namespace}"
+    for limit in own:
+        if limit.suspended:
+            return "Suspended", f"CostPolicy {limit.policy} is suspended"
+    for limit in own:
+        if limit.remaining <= 0:
+            return "BudgetSpent", f"budget {limit.budget} of CostPolicy {limit.policy} (${limit.amount}) is spent"
+        if limit.available_usd <= 0:
+            return "GatewayUnread", (
+                f"what is left of budget {limit.budget} of CostPolicy {limit.policy} (${limit.remaining:.4f}) may be "
+                f"spent: a gateway does not answer, and can have spent ${limit.unread_usd:.4f} since it last did"
+            )
+    if need.wanted <= 0 or need.most <= 0:
+        return "NotWanted", f"{where} is not asked for"
+    tightest = min(own, key=lambda limit: (limit.available_usd + limit.bound_usd, limit.policy, limit.budget))
+    least = _outstanding(need, max(1, need.in_flight, need.previous_cap), timing)
+    return "RequestTooDear", (
+        f"budget {tightest.budget} of CostPolicy {tightest.policy} has ${tightest.remaining:.4f} left, and what one "
+        f"request at a time to {where} may cost until it can be stopped is ${least:.4f} "
+        f"(${need.slot.greatest_usd:.4f} a request): lower max_tokens or the body limit, or raise the amount"
+    )
+
+
+def vanished_limits(
+    needs: Iterable[Need], pod_caps: Mapping[Pair, int]
+) -> tuple[dict[Pair, Decimal], dict[Pair, Decimal]]:
+    """For `charge_vanished`: USD in flight and USD per hour that one gateway pod's share of the caps allowed."""
+    in_flight: dict[Pair, Decimal] = {}
+    burn: dict[Pair, Decimal] = {}
+    for need in needs:
+        cap = pod_caps.get(need.pair, 0)
+        in_flight[need.pair] = cap * need.slot.greatest_usd
+        burn[need.pair] = cap * need.slot.burn_usd_per_second * 3600
+    return in_flight, burn
+
+
+def lease_seconds(remaining_usd: Decimal, max_burn_usd_per_hour: Decimal) -> int:
+    """How long a gateway may go on spilling without word: the longest lease that cannot burn what remains, at least
+    15 s (which `caps` has already counted). Pass the least `Grant.spare_usd` / burn of all the deployment's budgets."""
+    if max_burn_usd_per_hour <= 0:
+        return LEASES_SECONDS[-1]
+    affordable = remaining_usd * 3600 / max_burn_usd_per_hour
+    return max((seconds for seconds in LEASES_SECONDS if seconds <= affordable), default=LEASES_SECONDS[0])
+
+
+def _fill(needs: Sequence[Need], limit: Limit, timing: Timing) -> dict[Pair, int]:
+    """How many slots this budget allows each of its pairs."""
+    given = {need.pair: 0 for need in needs}
+    if limit.suspended or limit.available_usd <= 0:
+        return given
+    asking = [need for need in needs if need.wanted > 0 and need.most > 0]
+    money = limit.available_usd + limit.bound_usd - sum((_outstanding(need, 0, timing) for need in needs), ZERO)
+    in_flight = limit.bound_usd
+    # Much money, few requests: everybody gets all of it, without counting slot by slot.
+    if sum((need.most * need.slot.greatest_usd for need in asking), ZERO) <= in_flight and (
+        sum((_outstanding(need, need.most, timing) - _outstanding(need, 0, timing) for need in asking), ZERO) <= money
+    ):
+        return given | {need.pair: need.most for need in asking}
+    turns = [(_turn(need, 1, timing), need.pair, need) for need in asking]
+    heapq.heapify(turns)
+    first = True
+    while turns:
+        _, pair, need = heapq.heappop(turns)
+        number = given[pair] + 1
+        money -= _outstanding(need, number, timing) - _outstanding(need, number - 1, timing)
+        in_flight -= need.slot.greatest_usd
+        if money < 0 or (in_flight < 0 and not first):
+            break
+        given[pair], first = number, False
+        if number < need.most:
+            heapq.heappush(turns, (_turn(need, number + 1, timing), pair, need))
+    return given
+
+
+def _turn(need: Need, number: int, timing: Timing) -> Decimal:
+    """When a pair's slot comes; by what a standing slot holds, so it depends on neither the money nor the last caps."""
+    held = 2 * need.slot.greatest_usd + need.slot.burn_usd_per_second * (
+        timing.read_seconds + timing.apply_seconds + timing.lease_seconds
+    )
+    return (number - FIRST_SLOT_LEAD) * held / need.wanted
+
+
+def _outstanding(need: Need, cap: int, timing: Timing) -> Decimal:
+    """U(K) of the module's text."""
+    cost, burn = need.slot.greatest_usd, need.slot.burn_usd_per_second
+    return (
+        max(need.in_flight, cap) * cost
+        + max(need.previous_cap, cap) * (burn * timing.apply_seconds + cost)
+        + cap * burn * (timing.read_seconds + timing.lease_seconds)
+    )
+
+
+def _input_cost(price: Price, tokens: int) -> Decimal:
+    return (tokens * max(price.input, price.cached_input)).scaleb(-6)
+
+
+def _output_cost(price: Price, tokens: int) -> Decimal:
+    return (tokens * price.output).scaleb(-6)

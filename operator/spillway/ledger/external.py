@@ -1,0 +1,238 @@
+"""External dollars: the gateways' cumulative counters become charges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import ROUND_UP, Decimal
+from typing import Final, Literal
+
+from .book import (
+    NANODOLLAR,
+    ZERO,
+    Amount,
+    Book,
+    Charged,
+    Counter,
+    Counts,
+    Entry,
+    Key,
+    Learned,
+    Pair,
+    Price,
+    Process,
+    ProviderModel,
+    Watermark,
+    add,
+)
+
+Outcome = Literal["metered", "unmetered", "refused"]
+
+PRIOR_PROMPT_TOKENS_PER_BYTE: Final = 0.25
+"""English text and code in JSON: about four bytes a token."""
+PRIOR_COMPLETION_TOKENS_PER_BYTE: Final = 0.05
+"""Between a JSON answer (about 5 bytes a token) and an SSE stream with one token per event (200 to 250 bytes)."""
+PRIOR_COMPLETION_TOKENS_PER_REQUEST: Final = 256.0
+HALF_LIFE_REQUESTS: Final = 500.0
+"""After so many metered requests an older one weighs half in what has been learned."""
+
+
+@dataclass(frozen=True, slots=True)
+class EgressSample:
+    """Cumulative counters of one gateway process for one pair and outcome, since the process started.
+
+    metered: the provider's usage was seen. unmetered: a 2xx answer without usage (aborted, cut, malformed).
+    refused: an error or no answer, not billed. `prompt_tokens` include `cached_tokens`.
+    """
+
+    namespace: str
+    deployment: str
+    provider: str
+    model: str
+    outcome: Outcome
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    request_bytes: int
+    response_bytes: int
+
+
+def cost_usd(price: Price, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> Decimal:
+    """Exact USD; `cached_tokens` are part of `prompt_tokens`."""
+    cached = min(cached_tokens, prompt_tokens)
+    per_million = (
+        (prompt_tokens - cached) * price.input + cached * price.cached_input + completion_tokens * price.output
+    )
+    return per_million.scaleb(-6)
+
+
+def charge_reading(
+    book: Book,
+    pod: str,
+    process: str,
+    samples: Iterable[EgressSample],
+    prices: Mapping[ProviderModel, Price],
+    at: datetime,
+) -> Charged:
+    """Charge what the process counted since its watermark, at the prices valid now.
+
+    A process that the book does not know starts from zero. A counter below its watermark charges nothing and
+    leaves the watermark (a counter of one process cannot fall: somebody else answers under its name). A sample
+    whose price was never known leaves its watermark too, so it is charged as soon as there is a price.
+    """
+    owner = Process(pod, process)
+    known = book.gateways.get(owner)
+    marks = dict(known.counts) if known else {}
+    learned = dict(book.learned)
+    prices_used = {**book.prices, **prices}
+    entries: list[Entry] = []
+    problems: list[str] = []
+    seconds = int(at.timestamp())
+    # "metered" sorts before "unmetered": what this reading teaches serves its own estimates, in any order of samples.
+    for counter, counts in sorted(_sums(samples).items(), key=lambda item: (item[0].outcome, item[0])):
+        before = marks.get(counter, Counts())
+        delta = Counts(*(now - then for now, then in zip(counts, before, strict=True)))
+        if min(delta) < 0:
+            problems.append(_fallen(owner, counter, before, counts))
+            continue
+        if not any(delta):
+            continue
+        if counter.outcome != "refused":
+            what = ProviderModel(counter.provider, counter.model)
+            price = prices_used.get(what)
+            if price is None:
+                problems.append(
+                    f"{counter.deployment} in {counter.namespace} used {counter.model} of {counter.provider}, "
+                    f"which has no price: declare it in the ExternalProvider; until then it is not charged"
+                )
+                continue
+            estimated = counter.outcome == "unmetered"
+            entries.append(Entry(seconds, _key(counter), _amount(price, learned.get(what), delta, estimated)))
+            if not estimated:
+                learned[what] = _learn(learned.get(what, Learned()), delta)
+        marks[counter] = counts
+    gateways = {**book.gateways, owner: Watermark(at, marks)}
+    return Charged(
+        replace(add(book, entries, seconds), gateways=gateways, learned=learned, prices=prices_used), tuple(problems)
+    )
+
+
+def charge_vanished(
+    book: Book,
+    pod: str,
+    process: str,
+    in_flight_limit_usd: Mapping[Pair, Decimal],
+    burn_limit_usd_per_hour: Mapping[Pair, Decimal],
+    at: datetime,
+) -> Charged:
+    """Charge a gateway process that went without its last reading the most it can have spent since, as estimated.
+
+    For each pair: what its circuit breaker let be in flight (cap of this pod times greatest cost) plus its burn limit
+    over the time unread. The process is forgotten afterwards; one that the book does not know is a problem in words.
+    """
+    owner = Process(pod, process)
+    if owner not in book.gateways:
+        return Charged(book, (f"gateway process {process} of pod {pod} is not in the ledger: nothing to charge",))
+    entries = [
+        Entry(int(at.timestamp()), _key(pair), Amount(usd, 0, usd))
+        for pair, usd in unread_usd(book, owner, in_flight_limit_usd, burn_limit_usd_per_hour, at).items()
+    ]
+    return Charged(retire(add(book, entries, int(at.timestamp())), pod, process))
+
+
+def unread_usd(
+    book: Book,
+    owner: Process,
+    in_flight_limit_usd: Mapping[Pair, Decimal],
+    burn_limit_usd_per_hour: Mapping[Pair, Decimal],
+    at: datetime,
+) -> dict[Pair, Decimal]:
+    """USD by pair that a process of the book can have spent at most since it was last read. While a gateway exists but
+    does not answer, this belongs into `caps.Limit.unread_usd`; when it has vanished, it is charged."""
+    unread_seconds = max(0, math.ceil((at - book.gateways[owner].read_at).total_seconds()))
+    most = {
+        pair: in_flight_limit_usd.get(pair, ZERO) + burn_limit_usd_per_hour.get(pair, ZERO) * unread_seconds / 3600
+        for pair in sorted(in_flight_limit_usd.keys() | burn_limit_usd_per_hour.keys())
+    }
+    return {pair: usd.quantize(NANODOLLAR, ROUND_UP) for pair, usd in most.items() if usd}
+
+
+def retire(book: Book, pod: str, process: str) -> Book:
+    """Forget a process whose last reading was taken after its last request: nothing of it is left to charge."""
+    gateways = {owner: mark for owner, mark in book.gateways.items() if owner != (pod, process)}
+    return replace(book, gateways=gateways)
+
+
+def vanished(book: Book, living: Iterable[Process]) -> tuple[Process, ...]:
+    """The processes that the book has charged and that are no more: their pod is gone or runs another process."""
+    return tuple(sorted(book.gateways.keys() - set(living)))
+
+
+def _sums(samples: Iterable[EgressSample]) -> dict[Counter, Counts]:
+    sums: dict[Counter, Counts] = {}
+    for s in samples:
+        counter = Counter(s.namespace, s.deployment, s.provider, s.model, s.outcome)
+        counts = Counts(
+            s.requests, s.prompt_tokens, s.completion_tokens, s.cached_tokens, s.request_bytes, s.response_bytes
+        )
+        before = sums.get(counter, Counts())
+        sums[counter] = Counts(*(a + b for a, b in zip(before, counts, strict=True)))
+    return sums
+
+
+def _amount(price: Price, learned: Learned | None, delta: Counts, estimated: bool) -> Amount:
+    if not estimated:
+        usd = cost_usd(price, delta.prompt_tokens, delta.completion_tokens, delta.cached_tokens)
+        return Amount(usd, delta.prompt_tokens + delta.completion_tokens)
+    prompt_tokens, completion_tokens = estimated_tokens(learned, delta)
+    usd = cost_usd(price, prompt_tokens, completion_tokens)
+    return Amount(usd, prompt_tokens + completion_tokens, usd)
+
+
+def estimated_tokens(learned: Learned | None, delta: Counts) -> tuple[int, int]:
+    """Prompt and completion tokens of requests without usage: bytes times learned tokens per byte, rounded up.
+
+    The output is never put below requests times the mean output of this model: a cut JSON answer has no bytes at all
+    although the provider has computed (and bills) it, and JSON has far fewer bytes a token than a stream.
+    A ledger that errs must err upwards, or the budget leaks.
+    """
+    in_per_byte, out_per_byte = PRIOR_PROMPT_TOKENS_PER_BYTE, PRIOR_COMPLETION_TOKENS_PER_BYTE
+    out_per_request = PRIOR_COMPLETION_TOKENS_PER_REQUEST
+    if learned and learned.requests > 0:
+        out_per_request = learned.completion_tokens / learned.requests
+        if learned.request_bytes > 0:
+            in_per_byte = learned.prompt_tokens / learned.request_bytes
+        if learned.response_bytes > 0:
+            out_per_byte = learned.completion_tokens / learned.response_bytes
+    completion = max(delta.response_bytes * out_per_byte, delta.requests * out_per_request)
+    return math.ceil(delta.request_bytes * in_per_byte), math.ceil(completion)
+
+
+def _learn(learned: Learned, delta: Counts) -> Learned:
+    fade = 0.5 ** (delta.requests / HALF_LIFE_REQUESTS)
+    return Learned(
+        learned.requests * fade + delta.requests,
+        learned.prompt_tokens * fade + delta.prompt_tokens,
+        learned.completion_tokens * fade + delta.completion_tokens,
+        learned.request_bytes * fade + delta.request_bytes,
+        learned.response_bytes * fade + delta.response_bytes,
+    )
+
+
+def _key(of: Counter | Pair) -> Key:
+    return Key(of.namespace, of.deployment, "external", of.provider, of.model)
+
+
+def _fallen(owner: Process, counter: Counter, before: Counts, now: Counts) -> str:
+    fallen = ", ".join(
+        f"{name} {then} → {value}"
+        for name, then, value in zip(Counts._fields, before, now, strict=True)
+        if value < then
+    )
+    return (
+        f"gateway pod {owner.pod}, process {owner.process}: counters of {counter.namespace}/{counter.deployment} at "
+        f"{counter.provider} ({counter.model}, {counter.outcome}) fell ({fallen}); this reading is not charged"
+    )

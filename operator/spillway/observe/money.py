@@ -1,0 +1,147 @@
+"""What the money allows: budgets from the book, and from them caps, leases and reasons for each provider pair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+
+from spillway.api import CostPolicy, ExternalProvider, MoEDeployment
+from spillway.ledger import (
+    Book,
+    Budget,
+    BudgetStatus,
+    Grant,
+    Limit,
+    Need,
+    Pair,
+    Policy,
+    Price,
+    ProviderModel,
+    Slot,
+    Timing,
+    caps,
+    grant,
+    lease_seconds,
+    limits,
+    max_input_tokens,
+    slot,
+    statement,
+    why_none,
+)
+from spillway.ledger.caps import LEASES_SECONDS
+from spillway.observe.objects import Objects
+
+BODY_BYTES = 16 * 2**20  # the gateway takes no larger request
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """The ledger's view of one moment. Grants and statements are in the policies' order."""
+
+    statements: Mapping[str, tuple[BudgetStatus, ...]] = field(default_factory=dict)  # by policy
+    grants: Mapping[tuple[str, str], Grant] = field(default_factory=dict)  # by policy and budget
+    needs: tuple[Need, ...] = ()
+    caps: Mapping[Pair, int] = field(default_factory=dict)
+    stops: Mapping[Pair, tuple[str, str]] = field(default_factory=dict)  # why a cap is 0: code and sentence
+    policies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by namespace
+    lease_seconds: Mapping[str, int] = field(default_factory=dict)  # by namespace
+
+
+def prices(providers: Mapping[str, ExternalProvider]) -> dict[ProviderModel, Price]:
+    """Today's list prices of all pairs."""
+    return {
+        ProviderModel(name, model.name): Price(
+            model.price.input,
+            model.price.input if model.price.cached_input is None else model.price.cached_input,
+            model.price.output,
+        )
+        for name, provider in providers.items()
+        for model in provider.spec.models
+    }
+
+
+def ledger_policy(policy: CostPolicy, namespaces: Sequence[str], objects: Objects) -> Policy:
+    """The policy as the ledger sees it: with the namespaces that it selects now, among those in use."""
+    selected = frozenset(n for n in namespaces if policy.spec.selects(n, objects.namespace_labels(n)))
+    budgets = tuple(Budget(b.name, b.period, b.amount, b.scope) for b in policy.spec.budgets)
+    return Policy(policy.metadata.name, selected, budgets, policy.spec.time_zone, policy.spec.suspend)
+
+
+def pairs(moes: Sequence[MoEDeployment], providers: Mapping[str, ExternalProvider]) -> dict[Pair, Slot]:
+    """Every pair that a deployment names and that exists, with what one request there can cost at most."""
+    found: dict[Pair, Slot] = {}
+    for moe in moes:
+        for target in moe.spec.spill.providers:
+            provider = providers.get(target.name)
+            model = provider.spec.model(target.model) if provider else None
+            if model is not None:
+                pair = Pair(moe.metadata.namespace, moe.metadata.name, target.name, target.model)
+                price = prices({target.name: provider})[ProviderModel(target.name, target.model)]  # type: ignore[dict-item]
+                most_input = max_input_tokens(model.context_length, BODY_BYTES)
+                found[pair] = slot(price, most_input, model.max_output_tokens, 1, Timing())
+    return found
+
+
+def assess(
+    book: Book,
+    policies: Mapping[str, CostPolicy],
+    moes: Sequence[MoEDeployment],
+    providers: Mapping[str, ExternalProvider],
+    objects: Objects,
+    in_flight: Mapping[Pair, int],
+    previous_caps: Mapping[Pair, int],
+    unread_usd: Decimal,
+    now: datetime,
+    timing: Timing,
+) -> Money:
+    """Budgets, caps and leases at `now`. `unread_usd`: what gateways that do not answer may have spent unseen."""
+    namespaces = sorted({m.metadata.namespace for m in moes} | {k.namespace for s in book.spans.values() for k in s})
+    own = {name: ledger_policy(policy, namespaces, objects) for name, policy in sorted(policies.items())}
+    stated = {name: statement(book, policy, now) for name, policy in own.items()}
+    all_limits: list[Limit] = []
+    for name, policy in own.items():
+        for limit in limits(policy, stated[name]):
+            all_limits.append(replace(limit, unread_usd=unread_usd))
+    needs = tuple(
+        Need(
+            pair,
+            costs,
+            wanted=in_flight.get(pair, 0) + 1,
+            in_flight=in_flight.get(pair, 0),
+            previous_cap=previous_caps.get(pair, 0),
+            most=providers[pair.provider].spec.limits.concurrent,
+        )
+        for pair, costs in sorted(pairs(moes, providers).items())
+    )
+    given = caps(needs, all_limits, timing)
+    stops = {need.pair: why_none(need, all_limits, timing) for need in needs if given[need.pair] < 1}
+    grants = {(lim.policy, lim.budget): grant(needs, given, lim, timing) for lim in all_limits if not lim.suspended}
+    reserved = {name: {b: g.reserved_usd for (p, b), g in grants.items() if p == name} for name in own}
+    return Money(
+        statements={name: statement(book, policy, now, reserved[name]) for name, policy in own.items()},
+        grants=grants,
+        needs=needs,
+        caps=given,
+        stops=stops,
+        policies={n: tuple(name for name, p in own.items() if n in p.namespaces) for n in namespaces},
+        lease_seconds={n: _lease(n, own, policies, grants) for n in namespaces},
+    )
+
+
+def _lease(
+    namespace: str,
+    own: Mapping[str, Policy],
+    policies: Mapping[str, CostPolicy],
+    grants: Mapping[tuple[str, str], Grant],
+) -> int:
+    """The shortest lease that any budget of the namespace allows."""
+    leases = [LEASES_SECONDS[-1]]
+    for (name, _), granted in grants.items():
+        if namespace not in own[name].namespaces:
+            continue
+        at_once = policies[name].spec.when_operator_lost == "StopAtOnce"
+        lease = LEASES_SECONDS[0] if at_once else lease_seconds(granted.spare_usd, granted.max_burn_usd_per_hour)
+        leases.append(lease)
+    return min(leases) if len(leases) > 1 else LEASES_SECONDS[0]

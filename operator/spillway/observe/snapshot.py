@@ -1,0 +1,205 @@
+"""All that is known at one moment, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from spillway.api import CostPolicy, ExternalProvider, GPUPool, MoEDeployment, Reason
+from spillway.decide.snapshot import (
+    Budget,
+    Deployment,
+    Pool,
+    ProviderOption,
+    Settings,
+    Snapshot,
+    Variant,
+)
+from spillway.ledger import Pair
+from spillway.observe import cluster
+from spillway.observe.money import Money
+from spillway.observe.objects import Objects
+from spillway.observe.resolve import Resolved
+from spillway.observe.traffic import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS, Traffic
+
+DEFAULT_VALUE_FACTOR = 10  # a request is worth ten times its API price where no policy says otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderHealth:
+    """What the gateways learned of providers: keys they lack or that were refused, and lasting errors. By provider."""
+
+    blocked: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # reason and words
+
+
+def take(
+    now: float,
+    resolved: Sequence[Resolved],
+    objects: Objects,
+    pools: Mapping[str, GPUPool],
+    providers: Mapping[str, ExternalProvider],
+    policies: Mapping[str, CostPolicy],
+    traffic: Traffic | None,
+    money: Money,
+    health: ProviderHealth,
+    settings: Settings,
+) -> Snapshot:
+    """The snapshot of `now` (Unix seconds). `traffic` is None when Prometheus cannot be asked."""
+    return Snapshot(
+        time=now,
+        deployments=tuple(
+            deployment(r, objects, providers, policies, traffic, money, health)
+            for r in sorted(resolved, key=lambda r: r.moe.key)
+        ),
+        pools=tuple(pool(p, objects) for _, p in sorted(pools.items())),
+        budgets=budgets(money),
+        settings=settings,
+    )
+
+
+def pool(spec: GPUPool, objects: Objects) -> Pool:
+    return cluster.pool(spec, objects)
+
+
+def deployment(
+    resolved: Resolved,
+    objects: Objects,
+    providers: Mapping[str, ExternalProvider],
+    policies: Mapping[str, CostPolicy],
+    traffic: Traffic | None,
+    money: Money,
+    health: ProviderHealth,
+) -> Deployment:
+    moe, spec = resolved.moe, resolved.moe.spec
+    own_policies = money.policies.get(moe.metadata.namespace, ())
+    options = tuple(option(moe, t.name, t.model, providers, money, health) for t in spec.spill.providers)
+    return Deployment(
+        namespace=moe.metadata.namespace,
+        name=moe.metadata.name,
+        min_replicas=spec.min_replicas,
+        max_replicas=spec.max_replicas,
+        pinned_replicas=spec.replicas,
+        queue_seconds=float(spec.slo.queue_seconds),
+        variants=tuple(
+            Variant(
+                name=v.name,
+                pool=v.pool,
+                precision=v.precision,
+                engine=v.engine,
+                revision=resolved.revisions[v.name],
+                gpus_per_replica=v.gpus_per_replica,
+                usd_per_hour=float(v.usd_per_hour),
+                prefill_tokens_per_second=v.prefill_tokens_per_second,
+                decode_tokens_per_second=v.decode_tokens_per_second,
+                concurrency=v.concurrency,
+                cold_start_seconds=v.cold_start_seconds,
+                minimum_billing_seconds=v.minimum_billing_seconds,
+            )
+            for v in resolved.variants
+        ),
+        asked=cluster.asked(moe, objects),
+        replicas=cluster.replicas(moe, objects, traffic.in_flight if traffic else {}),
+        demand=traffic.of(moe.key) if traffic else None,
+        providers=options,
+        policies=own_policies,
+        lease_seconds=float(money.lease_seconds.get(moe.metadata.namespace, 15)),
+        usd_value_per_request=value_per_request(own_policies, policies, options),
+        paused=moe.paused,
+        dry_run=moe.dry_run,
+        floor_only=any(
+            status.exhausted and budget.at_limit == "StopSpillAndScaleToFloor" and budget.scope != "External"
+            for name in own_policies
+            for status, budget in zip(money.statements[name], policies[name].spec.budgets, strict=True)
+        ),
+    )
+
+
+def value_per_request(
+    own_policies: Sequence[str], policies: Mapping[str, CostPolicy], options: Sequence[ProviderOption]
+) -> float:
+    """What serving one request is worth: the smallest that a policy says, else ten times the dearest API price named,
+    else a cent, which is about ten times the list price of an open model's mean request."""
+    stated = [float(v) for name in own_policies if (v := policies[name].spec.value_per_request) is not None]
+    if stated:
+        return min(stated)
+    listed = [
+        o.usd_per_request(PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS) for o in options if o.usd_per_million_input > 0
+    ]
+    return DEFAULT_VALUE_FACTOR * max(listed) if listed else 0.01
+
+
+def option(
+    moe: MoEDeployment,
+    provider_name: str,
+    model_name: str,
+    providers: Mapping[str, ExternalProvider],
+    money: Money,
+    health: ProviderHealth,
+) -> ProviderOption:
+    """One pair of the deployment with what stands against it, the user's errors first, then money, then health."""
+    provider = providers.get(provider_name)
+    model = provider.spec.model(model_name) if provider else None
+    if provider is None or model is None:
+        known = ", ".join(sorted(providers)) or "none"
+        offered = ", ".join(m.name for m in provider.spec.models) if provider else ""
+        reason, message = (
+            (
+                Reason.UNKNOWN_PROVIDER,
+                f"spec.spill.providers names {provider_name!r}: no such ExternalProvider (there are: {known})",
+            )
+            if provider is None
+            else (
+                Reason.MODEL_NOT_OFFERED,
+                f"ExternalProvider {provider_name} does not offer {model_name!r} (it offers: {offered})",
+            )
+        )
+        return ProviderOption(provider_name, model_name, 0.0, 0.0, 0, reason, message)
+    pair = Pair(moe.metadata.namespace, moe.metadata.name, provider_name, model_name)
+    stop = money.stops.get(pair)
+    reason, message = "", ""
+    if provider.spec.suspend:
+        reason, message = Reason.PROVIDER_NOT_READY, f"ExternalProvider {provider_name} is suspended (spec.suspend)"
+    elif not provider.spec.allows(moe.metadata.namespace):
+        reason = Reason.NAMESPACE_NOT_ALLOWED
+        message = (
+            f"ExternalProvider {provider_name} does not allow namespace {moe.metadata.namespace}: "
+            "add it to allowedNamespaces"
+        )
+    elif provider_name in health.blocked:
+        reason, message = health.blocked[provider_name]
+    elif stop is not None:
+        code, message = stop
+        reason = {"NoBudget": Reason.NO_BUDGET, "Suspended": Reason.SUSPENDED}.get(code, Reason.BUDGET_SPENT)
+    return ProviderOption(
+        provider_name,
+        model_name,
+        usd_per_million_input=float(model.price.input),
+        usd_per_million_output=float(model.price.output),
+        affordable_in_flight=0 if reason else money.caps.get(pair, 0),
+        unavailable=reason,
+        unavailable_message=message,
+    )
+
+
+def budgets(money: Money) -> tuple[Budget, ...]:
+    """Budgets that can stop spill. One whose rest does not carry a single request more counts as spent."""
+    found = []
+    for name, statements in money.statements.items():
+        for status in statements:
+            if status.scope == "GPU":
+                continue
+            granted = money.grants.get((name, status.name))
+            spent = status.exhausted or (
+                granted is not None and granted.max_burn_usd_per_hour == 0 and bool(money.stops)
+            )
+            found.append(
+                Budget(
+                    policy=name,
+                    name=status.name,
+                    amount=status.amount,
+                    remaining=Decimal(0) if spent else status.remaining,
+                    resets_at=status.resets_at.timestamp(),
+                )
+            )
+    return tuple(found)

@@ -1,0 +1,110 @@
+"""One fake for both sides: it speaks enough of OpenAI's API, records what reached it and does what a test tells it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 3}}
+
+
+@dataclass(frozen=True)
+class Seen:
+    path: str
+    headers: dict[str, str]
+    body: dict[str, Any]
+
+
+@dataclass
+class Fake:
+    """`hold` blocks answers until it is set; `status` other than 200 is answered at once."""
+
+    name: str
+    status: int = 200
+    usage: dict[str, Any] | None = field(default_factory=lambda: dict(USAGE))
+    extra_headers: dict[str, str] = field(default_factory=dict)
+    seen: list[Seen] = field(default_factory=list)
+    open_requests: int = 0
+    aborted: int = 0
+    hold: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    runner: web.AppRunner | None = None
+
+    def __post_init__(self) -> None:
+        self.hold.set()
+
+    async def start(self, address: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+        app = web.Application(client_max_size=64 << 20)
+        app.router.add_get("/health", self._health)
+        app.router.add_post("/{path:.*}", self._answer)
+        self.runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+        await self.runner.setup()
+        await web.TCPSite(self.runner, address, port, ssl_context=tls, reuse_address=True).start()
+
+    async def stop(self) -> None:
+        self.hold.set()
+        if self.runner is not None:
+            await self.runner.cleanup()
+
+    async def until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
+        async with asyncio.timeout(seconds), self.changed:
+            await self.changed.wait_for(condition)
+
+    async def _note(self, change: Callable[[], Any]) -> None:
+        async with self.changed:
+            change()
+            self.changed.notify_all()
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        body = json.loads(await request.read())
+        await self._note(lambda: self.seen.append(Seen(request.path_qs, dict(request.headers), body)))
+        self.open_requests += 1
+        try:
+            return await self._speak(request, body)
+        except (asyncio.CancelledError, ConnectionError):
+            self.aborted += 1
+            raise
+        finally:
+            self.open_requests -= 1
+            await asyncio.shield(self._note(lambda: None))
+
+    async def _speak(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if self.status != 200:
+            error = {"error": {"message": f"{self.name} says {self.status}", "type": "x", "code": None}}
+            return web.json_response(error, status=self.status, headers=self.extra_headers)
+        if not body.get("stream"):
+            await self.hold.wait()
+            answer = {"id": "1", "object": "chat.completion", "model": body.get("model"), "choices": [_choice(self.name)]}
+            if self.usage is not None:
+                answer["usage"] = self.usage
+            return web.json_response(answer, headers=self.extra_headers)
+        response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8", **self.extra_headers})
+        await response.prepare(request)
+        await _event(response, {"choices": [{"index": 0, "delta": {"role": "assistant", "content": self.name}}]})
+        await self.hold.wait()
+        await _event(response, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": None})
+        if self.usage is not None:
+            await _event(response, {"choices": [], "usage": self.usage})
+        await response.write(b"data: [DONE]\n\n")
+        await response.write_eof()
+        return response
+
+
+def _choice(text: str) -> dict[str, Any]:
+    return {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+
+
+async def _event(response: web.StreamResponse, data: dict[str, Any]) -> None:
+    await response.write(f"data: {json.dumps({'id': '1', 'object': 'chat.completion.chunk', **data})}\n\n".encode())
+
+
+Answerer = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -1,0 +1,242 @@
+"""What `plan` does over time in a virtual cluster."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spillway.decide import Memory, decode, decode_memory, encode, plan
+from spillway.decide.codec import UnreadableMemory
+from spillway.decide.outcome import Plan
+from spillway.decide.snapshot import Budget, Demand, Phase, Snapshot
+
+from .world import BLACKWELL, HOPPER, REQUESTS_PER_UNIT, ZAI, World, deployment
+
+
+def test_starts_the_floor_on_the_cheapest_pool_at_once() -> None:
+    world = World()
+    outcome = world.step()
+    assert outcome.desired == {BLACKWELL.name: 1}
+    assert "FloorRaised" in world.codes()
+
+
+def test_steady_demand_never_flaps() -> None:
+    world = World(work=lambda _: 2.6)
+    world.run(3 * 3600)
+    settled = len(world.changes())
+    world.run(24 * 3600)
+    assert len(world.changes()) == settled
+    assert world.ready(BLACKWELL.name) in (2, 3)
+
+
+def test_demand_that_rises_is_told_in_words_and_dollars() -> None:
+    world = World(work=lambda t: 0.5 if t < 5000 else 2.9)
+    world.run(8000)
+    rose = next(d for d in world.changes() if d.code == "DemandRose")
+    assert rose.before == 1
+    assert rose.after == 2
+    assert "2.9 replicas of work" in rose.message
+    assert "$16.80/h" in rose.message
+    assert rose.usd_per_hour < 0  # it saves more outside than it costs
+
+
+def test_replicas_fall_after_demand_and_drain_first() -> None:
+    world = World(work=lambda t: 3.0 if t < 20000 else 0.5)
+    world.run(19000)
+    assert world.ready(BLACKWELL.name) == 3
+    drained: set[str] = set()
+    for _ in range(1000):
+        drained |= {name for w in world.step().workloads for name in w.draining}
+    assert world.ready(BLACKWELL.name) == 1
+    assert len(drained) == 2
+
+
+def test_a_replica_with_requests_is_not_stopped_before_they_end() -> None:
+    world = World(work=lambda t: 3.0 if t < 20000 else 0.5)
+    world.run(19000)
+    busy = {name: replace(r, in_flight=5) for name, r in world.replicas.items()}
+    world.replicas.update(busy)
+    while not any(w.draining for w in world.step().workloads):
+        assert world.now < 40000
+    assert sum(world.asked.values()) == 3
+    world.run(100)
+    assert sum(world.asked.values()) == 3
+    world.replicas.update({name: replace(r, in_flight=0) for name, r in world.replicas.items()})
+    world.run(20)
+    assert sum(world.asked.values()) < 3
+
+
+def test_full_pool_falls_back_to_the_next_variant_after_its_timeout() -> None:
+    world = World(work=lambda _: 0.8, stock={"b200": 0, "h200": 32}, timeout=120)
+    world.run(110)
+    assert world.asked[BLACKWELL.name, "rev1"] == 1
+    world.run(30)
+    assert world.asked[BLACKWELL.name, "rev1"] == 0
+    assert world.asked[HOPPER.name, "rev1"] >= 1
+    assert "PoolOutOfCapacity" in world.codes()
+    world.run(400)
+    assert world.ready(HOPPER.name) >= 1
+
+
+def test_the_other_pool_serves_on_until_the_cheaper_one_is_ready_again() -> None:
+    world = World(work=lambda _: 0.8, stock={"b200": 0, "h200": 32}, timeout=60)
+    world.run(1000)
+    assert world.ready(HOPPER.name) >= 1
+    world.stock["b200"] = 32
+    for _ in range(2000):
+        world.step()
+        assert world.ready(HOPPER.name) + world.ready(BLACKWELL.name) >= 1
+    assert world.ready(BLACKWELL.name) == 1
+    assert world.ready(HOPPER.name) == 0
+    assert "CheaperVariant" in world.codes()
+
+
+def test_stale_metrics_hold_everything() -> None:
+    world = World(work=lambda _: 3.0)
+    world.run(20000)
+    before = dict(world.asked)
+    world.metrics = False
+    outcome = world.run(3600)
+    assert world.asked == before
+    assert outcome.metrics_stale
+    assert "MetricsStale" in world.codes()
+    world.metrics = True
+    world.run(600)
+    assert world.asked == before
+
+
+def test_restart_without_memory_keeps_the_fleet() -> None:
+    world = World(work=lambda _: 2.9)
+    world.run(20000)
+    before, told = dict(world.asked), len(world.changes())
+    world.memory = Memory()
+    world.run(7200)
+    assert world.asked == before
+    assert len(world.changes()) == told
+
+
+def test_spill_that_is_cheaper_than_a_replica_starts_none() -> None:
+    cheap = replace(ZAI, usd_per_million_input=0.05, usd_per_million_output=0.1)
+    world = World(deployment=deployment(min_replicas=0, providers=(cheap,)), work=lambda _: 3.0)
+    outcome = world.run(3600)
+    assert outcome.replicas == 0
+    assert outcome.spill_cost_ratio is not None
+    assert outcome.spill_cost_ratio < 1
+    assert outcome.spill.allowed
+
+
+def test_without_money_outside_the_same_rule_provisions() -> None:
+    cheap = replace(ZAI, usd_per_million_input=0.05, usd_per_million_output=0.1, affordable_in_flight=0)
+    world = World(deployment=deployment(min_replicas=0, providers=(cheap,)), work=lambda _: 3.0)
+    outcome = world.run(3600)
+    assert outcome.replicas == 3
+    assert not outcome.spill.allowed
+
+
+def test_spent_budget_is_named_in_the_refusal() -> None:
+    from decimal import Decimal
+
+    broke = replace(ZAI, affordable_in_flight=0, unavailable="BudgetSpent", unavailable_message="spent")
+    world = World(deployment=deployment(providers=(broke,)))
+    world.run(1000)
+    snapshot = replace(
+        world.snapshot(), budgets=(Budget("team", "api-day", Decimal(5), Decimal(0), resets_at=world.now + 7200),)
+    )
+    outcome, _ = plan(snapshot, world.memory)
+    refusal = outcome.deployments[0].spill.refusal
+    assert (refusal.status, refusal.code) == (429, "budget_exhausted")
+    assert "CostPolicy 'team'" in refusal.message
+    assert refusal.retry_after_seconds == 3600  # capped
+
+
+def test_pause_pin_and_dry_run() -> None:
+    world = World(work=lambda _: 4.0, deployment=deployment(pinned_replicas=2))
+    assert world.run(600).replicas == 2
+    world.deployment = deployment(paused=True)
+    assert world.run(3600).replicas == 2
+    world.deployment = deployment(dry_run=True)
+    outcome = world.run(3600)
+    assert outcome.replicas == 2
+    assert {"DryRun", "DemandRose"} <= {d.code for _, d in world.told}
+
+
+def test_a_new_revision_takes_over_replica_by_replica() -> None:
+    world = World(work=lambda _: 2.9)
+    world.run(20000)
+    fresh = tuple(replace(v, revision="rev2") for v in world.deployment.variants)
+    world.deployment = replace(world.deployment, variants=fresh)
+    for _ in range(200):
+        world.step()
+        assert world.ready(BLACKWELL.name) >= 3
+    assert world.asked[BLACKWELL.name, "rev1"] == 0
+    assert world.asked[BLACKWELL.name, "rev2"] == 3
+
+
+def test_a_new_revision_makes_room_on_a_full_pool() -> None:
+    world = World(work=lambda _: 2.9, stock={"b200": 12, "h200": 0}, pool_gpus=12)
+    world.run(20000)
+    world.deployment = replace(world.deployment, variants=(replace(BLACKWELL, revision="rev2"),))
+    world.run(6000)
+    assert world.asked[BLACKWELL.name, "rev2"] == 3
+    assert all(r.revision == "rev2" for r in world.replicas.values())
+
+
+@given(st.floats(0, 40), st.integers(0, 3), st.integers(0, 8), st.floats(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_never_below_the_floor_nor_above_the_ceiling(work: float, floor: int, ceiling: int, spilled: float) -> None:
+    world = World(work=lambda _: work, deployment=deployment(min_replicas=min(floor, ceiling), max_replicas=ceiling))
+    for _ in range(40):
+        outcome = world.step()
+        assert min(floor, ceiling) <= outcome.replicas <= ceiling
+        assert outcome.gate >= 0
+
+
+@given(st.lists(st.floats(0, 12), min_size=3, max_size=12))
+@settings(max_examples=40, deadline=None)
+def test_snapshots_replay_to_the_same_plan(works: list[float]) -> None:
+    world = World(work=lambda t: works[int(t / 100) % len(works)])
+    for _ in range(30):
+        snapshot, memory = world.snapshot(), world.memory
+        first = plan(snapshot, memory)
+        again = plan(decode(Snapshot, encode(snapshot)), decode_memory(encode(memory)))
+        assert encode(first[0]) == encode(again[0])
+        assert decode(Plan, encode(first[0])) == first[0]
+        world.step()
+
+
+@given(st.permutations([0, 1, 2, 3]))
+@settings(max_examples=24, deadline=None)
+def test_order_of_deployments_changes_nothing(order: list[int]) -> None:
+    # Distinct demands and a pool that holds only part of them: someone loses, always the same one.
+    base = World(work=lambda _: 1.0)
+    demands = [0.3, 1.7, 2.2, 3.9]
+    many = tuple(
+        replace(deployment(name=f"m{i}"), demand=Demand(w * REQUESTS_PER_UNIT, 1155, 211))
+        for i, w in enumerate(demands)
+    )
+    snapshot = base.snapshot()
+    straight, _ = plan(replace(snapshot, deployments=many), Memory())
+    shuffled, _ = plan(replace(snapshot, deployments=tuple(many[i] for i in order)), Memory())
+    assert {d.key: dict(d.desired) for d in straight.deployments} == {
+        d.key: dict(d.desired) for d in shuffled.deployments
+    }
+
+
+@pytest.mark.parametrize("text", ["", "{}x", '{"version": 99}', '{"deployments": 3}'])
+def test_unreadable_memory_is_refused(text: str) -> None:
+    with pytest.raises(UnreadableMemory):
+        decode_memory(text)
+
+
+def test_gate_counts_only_ready_replicas_that_do_not_drain() -> None:
+    world = World(work=lambda _: 0.9)
+    world.run(1000)
+    one = world.step().gate
+    expected = BLACKWELL.concurrency + 10 / (1155 / 22000 + 211 / 2800)
+    assert one == int(expected)
+    for name, r in world.replicas.items():
+        world.replicas[name] = replace(r, phase=Phase.STARTING)
+    assert world.step().gate == 0

@@ -1,0 +1,219 @@
+"""External dollars: counters of gateway processes become charges, once and exactly."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spillway.ledger.book import Book, Key, Learned, Pair, Price, Process, ProviderModel, total
+from spillway.ledger.codec import decode, encode
+from spillway.ledger.external import (
+    EgressSample,
+    Outcome,
+    charge_reading,
+    charge_vanished,
+    cost_usd,
+    estimated_tokens,
+    retire,
+    unread_usd,
+    vanished,
+)
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+ZAI = ProviderModel("zai", "glm-5")
+PRICES = {ZAI: Price(Decimal("1.00"), Decimal("0.20"), Decimal("3.20"))}
+KEY = Key("chat", "glm-5", "external", "zai", "glm-5")
+PAIR = Pair("chat", "glm-5", "zai", "glm-5")
+
+
+def sample(
+    outcome: Outcome = "metered",
+    requests: int = 0,
+    prompt_tokens: int = 0,
+    completion_tokens: int = 0,
+    cached_tokens: int = 0,
+    request_bytes: int = 0,
+    response_bytes: int = 0,
+) -> EgressSample:
+    counts = (requests, prompt_tokens, completion_tokens, cached_tokens, request_bytes, response_bytes)
+    return EgressSample("chat", "glm-5", "zai", "glm-5", outcome, *counts)
+
+
+def spent(book: Book) -> Decimal:
+    return sum((amount.usd for amount in total(book).values()), Decimal(0))
+
+
+def test_a_new_process_is_charged_from_zero_and_then_by_difference() -> None:
+    first = charge_reading(
+        Book(), "gw-0", "p1", [sample(requests=1, prompt_tokens=1000, completion_tokens=100)], PRICES, NOON
+    )
+    assert total(first.book)[KEY].usd == Decimal("0.00132")
+    assert total(first.book)[KEY].tokens == 1100
+    again = charge_reading(
+        first.book, "gw-0", "p1", [sample(requests=1, prompt_tokens=1000, completion_tokens=100)], PRICES, NOON
+    )
+    assert total(again.book) == total(first.book)
+    more = charge_reading(
+        again.book, "gw-0", "p1", [sample(requests=2, prompt_tokens=1500, completion_tokens=100)], PRICES, NOON
+    )
+    assert total(more.book)[KEY].usd == Decimal("0.00182")
+    restarted = charge_reading(more.book, "gw-0", "p2", [sample(requests=1, prompt_tokens=500)], PRICES, NOON)
+    assert total(restarted.book)[KEY].usd == Decimal("0.00232")
+    assert not restarted.problems
+
+
+def test_cached_tokens_cost_their_own_price() -> None:
+    assert cost_usd(PRICES[ZAI], 1_000_000, 1_000_000, 400_000) == Decimal("0.6") + Decimal("0.08") + Decimal("3.2")
+
+
+def test_a_price_change_counts_from_the_reading_that_sees_it() -> None:
+    one = charge_reading(Book(), "gw-0", "p1", [sample(requests=1, prompt_tokens=1_000_000)], PRICES, NOON).book
+    dearer = {ZAI: Price(Decimal(5), Decimal(5), Decimal(5))}
+    two = charge_reading(one, "gw-0", "p1", [sample(requests=2, prompt_tokens=2_000_000)], dearer, NOON).book
+    assert spent(two) == Decimal(6)
+
+
+def test_refused_answers_cost_nothing() -> None:
+    book = charge_reading(Book(), "gw-0", "p1", [sample("refused", requests=9, request_bytes=10**6)], PRICES, NOON).book
+    assert spent(book) == 0
+
+
+def test_a_fallen_counter_is_a_problem_in_words_and_never_negative() -> None:
+    one = charge_reading(Book(), "gw-0", "p1", [sample(requests=10, prompt_tokens=1000)], PRICES, NOON).book
+    fallen = charge_reading(one, "gw-0", "p1", [sample(requests=9, prompt_tokens=2000)], PRICES, NOON)
+    assert spent(fallen.book) == spent(one)
+    assert "requests 10 → 9" in fallen.problems[0]
+    recovered = charge_reading(fallen.book, "gw-0", "p1", [sample(requests=11, prompt_tokens=2000)], PRICES, NOON)
+    assert spent(recovered.book) == Decimal("0.002")
+
+
+def test_a_model_without_a_price_is_charged_once_there_is_one() -> None:
+    unknown = charge_reading(Book(), "gw-0", "p1", [sample(requests=1, prompt_tokens=1000)], {}, NOON)
+    assert spent(unknown.book) == 0
+    assert "has no price" in unknown.problems[0]
+    known = charge_reading(unknown.book, "gw-0", "p1", [sample(requests=1, prompt_tokens=1000)], PRICES, NOON)
+    assert spent(known.book) == Decimal("0.001")
+    # The ExternalProvider is deleted while its last requests still end: its last price stands.
+    gone = charge_reading(known.book, "gw-0", "p1", [sample(requests=2, prompt_tokens=2000)], {}, NOON)
+    assert spent(gone.book) == Decimal("0.002")
+    assert not gone.problems
+
+
+def test_unmetered_answers_are_estimated_by_what_was_learned_and_marked() -> None:
+    metered = sample(
+        requests=10, prompt_tokens=10_000, completion_tokens=2_000, request_bytes=50_000, response_bytes=100_000
+    )
+    cut = sample("unmetered", requests=1, request_bytes=5_000, response_bytes=20_000)
+    charged = charge_reading(Book(), "gw-0", "p1", [cut, metered], PRICES, NOON).book
+    amount = total(charged)[KEY]
+    estimate = cost_usd(PRICES[ZAI], 1_000, 400)  # 0.2 tokens a byte in, 0.02 out
+    assert amount.estimated_usd == estimate
+    assert amount.usd == estimate + cost_usd(PRICES[ZAI], 10_000, 2_000)
+
+
+@pytest.mark.parametrize(
+    ("learned", "delta", "tokens"),
+    [
+        (None, sample("unmetered", requests=1, request_bytes=4000, response_bytes=0), (1000, 256)),
+        (None, sample("unmetered", requests=1, request_bytes=4000, response_bytes=20_000), (1000, 1000)),
+        # A cut JSON answer brought no byte: it is charged at the mean output.
+        (Learned(10, 1000, 500, 10_000, 50_000), sample("unmetered", requests=2, request_bytes=100), (10, 100)),
+    ],
+)
+def test_estimates(learned: Learned | None, delta: EgressSample, tokens: tuple[int, int]) -> None:
+    charged = charge_reading(Book(learned={ZAI: learned} if learned else {}), "gw-0", "p1", [delta], PRICES, NOON).book
+    assert total(charged)[KEY].usd == cost_usd(PRICES[ZAI], *tokens)
+    counts = charged.gateways[Process("gw-0", "p1")].counts
+    assert estimated_tokens(learned, next(iter(counts.values()))) == tokens
+
+
+def test_what_is_learned_fades() -> None:
+    old = sample(requests=5000, prompt_tokens=5_000_000, request_bytes=5_000_000)
+    new = sample(requests=10_000, prompt_tokens=6_000_000, request_bytes=10_000_000)
+    book = charge_reading(Book(), "gw-0", "p1", [old], PRICES, NOON).book
+    book = charge_reading(book, "gw-0", "p1", [new], PRICES, NOON).book
+    learned = book.learned[ZAI]
+    assert learned.prompt_tokens / learned.request_bytes == pytest.approx(0.2, abs=0.01)
+
+
+def test_a_gateway_that_vanished_unread_is_charged_its_limit() -> None:
+    book = charge_reading(Book(), "gw-0", "p1", [sample(requests=1, prompt_tokens=1000)], PRICES, NOON).book
+    assert vanished(book, [Process("gw-0", "p1")]) == ()
+    assert vanished(book, [Process("gw-0", "p2")]) == (Process("gw-0", "p1"),)
+    gone = NOON + timedelta(seconds=10)
+    burn = {PAIR: Decimal("3.60")}
+    assert unread_usd(book, Process("gw-0", "p1"), {}, burn, gone) == {PAIR: Decimal("0.01")}
+    charged = charge_vanished(book, "gw-0", "p1", {PAIR: Decimal("0.50")}, burn, gone)
+    assert spent(charged.book) - spent(book) == Decimal("0.51")
+    assert total(charged.book)[KEY].estimated_usd == Decimal("0.51")
+    assert not charged.book.gateways
+    twice = charge_vanished(charged.book, "gw-0", "p1", {PAIR: Decimal("0.50")}, burn, gone)
+    assert spent(twice.book) == spent(charged.book)
+    assert twice.problems
+
+
+def test_a_gateway_that_was_read_to_its_end_costs_nothing_more() -> None:
+    book = charge_reading(Book(), "gw-0", "p1", [sample(requests=1, prompt_tokens=1000)], PRICES, NOON).book
+    retired = retire(book, "gw-0", "p1")
+    assert vanished(retired, []) == ()
+    assert spent(retired) == spent(book)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[list[tuple[str, str, EgressSample]], int]:
+    """Readings of two pods whose processes restart, in any order between processes, and the tokens they truly used."""
+    streams: list[list[tuple[str, str, EgressSample]]] = []
+    tokens = 0
+    for pod in ("gw-0", "gw-1"):
+        for process in range(draw(st.integers(1, 3))):
+            prompt = requests = 0
+            stream = []
+            for step in draw(st.lists(st.integers(0, 10**9), max_size=5)):
+                prompt, requests = prompt + step, requests + 1
+                stream.append((pod, f"p{process}", sample(requests=requests, prompt_tokens=prompt)))
+            tokens += prompt
+            streams.append(stream)
+    merged = []
+    while any(streams):
+        stream = draw(st.sampled_from([stream for stream in streams if stream]))
+        merged.append(stream.pop(0))
+    return merged, tokens
+
+
+@given(histories(), st.sets(st.integers(0, 40)), st.sets(st.integers(0, 40)))
+def test_order_repetition_and_operator_restarts_never_change_the_sum(
+    history: tuple[list[tuple[str, str, EgressSample]], int], crashes: set[int], repeats: set[int]
+) -> None:
+    readings, tokens = history
+    book, stored = Book(), encode(Book())
+    unstored: list[tuple[str, str, EgressSample]] = []
+    for index, (pod, process, read) in enumerate(readings):
+        for _ in range(2 if index in repeats else 1):
+            book = charge_reading(book, pod, process, [read], PRICES, NOON + timedelta(seconds=index)).book
+        unstored.append((pod, process, read))
+        if index in crashes:
+            # The operator dies before it writes. The gateways live on, so their newest counters are read again.
+            book = decode(stored)
+            newest = {(pod, process): read for pod, process, read in unstored}
+            for (pod_, process_), read_ in newest.items():
+                book = charge_reading(book, pod_, process_, [read_], PRICES, NOON + timedelta(seconds=index)).book
+        elif index % 3 == 0:
+            stored, unstored = encode(book), []
+    assert Fraction(spent(book)) == Fraction(tokens, 10**6)
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=1, max_size=30), st.integers(1, 10**6), st.integers(0, 10**6))
+def test_money_is_exact(steps: list[int], price: int, output: int) -> None:
+    prices = {ZAI: Price(Decimal(price).scaleb(-4), Decimal(0), Decimal(output).scaleb(-4))}
+    book, tokens = Book(), 0
+    for number, step in enumerate(steps, 1):
+        tokens += step
+        read = sample(requests=number, prompt_tokens=tokens, completion_tokens=tokens)
+        book = charge_reading(book, "gw-0", "p1", [read], prices, NOON + timedelta(minutes=7 * number)).book
+    assert Fraction(spent(book)) == Fraction(tokens * (price + output), 10**10)
+    assert total(book)[KEY].tokens == 2 * tokens
