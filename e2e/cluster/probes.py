@@ -21,10 +21,13 @@ class Target:
         self._ports = {port["name"]: port["containerPort"] for port in container.get("ports", []) if "name" in port}
 
     def port(self, port: int | str) -> int:
-        return int(self._ports.get(str(port), port))
+        number = self._ports.get(str(port), port)
+        if not str(number).isdigit():
+            raise ValueError(f"the container has no port named {port}")
+        return int(number)
 
     async def run(self, action: Obj, seconds: float) -> str | None:
-        """Carry out httpGet, tcpSocket, exec, grpc-less handlers; returns what went wrong, or None."""
+        """Carry out httpGet, tcpSocket, exec or sleep; returns what went wrong, or None."""
         try:
             async with asyncio.timeout(seconds):
                 if "httpGet" in action:
@@ -38,6 +41,8 @@ class Target:
                     return None
         except TimeoutError:
             return f"no answer within {seconds:g} s"
+        except ValueError as error:
+            return str(error)
         return f"the node agent cannot run a handler of {sorted(action)}"
 
     async def _http_get(self, get: Obj) -> str | None:

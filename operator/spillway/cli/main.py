@@ -65,6 +65,10 @@ def operator(
         float,
         setting("No billed answer of a provider is faster; the budgets' bound rests on it.", "SHORTEST_ANSWER_SECONDS"),
     ] = 0.25,
+    fastest_stream_tokens_per_second: Annotated[
+        float,
+        setting("No provider streams faster; the budgets' bound rests on it.", "FASTEST_STREAM_TOKENS_PER_SECOND"),
+    ] = 300.0,
     lease_duration_seconds: Annotated[float, setting("Leader lease.", "LEASE_DURATION_SECONDS")] = 15.0,
     lease_deadline_seconds: Annotated[
         float, setting("Renewal deadline of the leader.", "LEASE_DEADLINE_SECONDS")

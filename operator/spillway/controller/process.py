@@ -102,6 +102,7 @@ class Operator:
         """Wait for the caches and the lease, then do the leader's work until stopped."""
         await self._list_all()
         self._synced = True
+        await self._drop_own_label()  # a container that was restarted in its pod does not lead any more
         waiting = asyncio.create_task(self._lease.acquire())
         stopping = asyncio.create_task(self._stopped.wait())
         await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -132,9 +133,12 @@ class Operator:
 
     async def _work(self) -> None:
         settings, queue = self._settings, WorkQueue()
-        ads = AdsServer(settings.bind_address, settings.ads_port, may_spill=lambda: self._lease.valid)
         prometheus = Prometheus(settings.prometheus_url, settings.rate_window_seconds, settings.token_window_seconds)
         treasury = Treasury(client.CoreV1Api(self._api), self._objects, settings, self._wake)
+        # A leader that is not sure to lead, or does not see what is spent, renews nobody's permission to spend.
+        ads = AdsServer(
+            settings.bind_address, settings.ads_port, may_spill=lambda: self._lease.valid and treasury.fresh
+        )
         recollection = Recollection(self._kube, settings.namespace)
         catalog = load()
         children = Children(self._kube, self._objects, settings.build())
@@ -205,6 +209,12 @@ class Operator:
             if pod["metadata"]["name"] != settings.pod_name:
                 await self._set_label(key, None)
         await self._set_label(f"{settings.namespace}/{settings.pod_name}", "true")
+
+    async def _drop_own_label(self) -> None:
+        key = f"{self._settings.namespace}/{self._settings.pod_name}"
+        labels = (self._objects.pods.get(key) or {"metadata": {}})["metadata"].get("labels") or {}
+        if LEADER_LABEL in labels:
+            await self._set_label(key, None)
 
     async def _set_label(self, key: str, value: str | None) -> None:
         namespace, _, name = key.partition("/")

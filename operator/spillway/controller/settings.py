@@ -34,6 +34,7 @@ class OperatorSettings(BaseModel):
     engine_drain_seconds: int = Field(60, ge=0)
     probe_period_seconds: int = Field(10, ge=1)
     shortest_answer_seconds: float = Field(0.25, gt=0)
+    fastest_stream_tokens_per_second: float = Field(300.0, gt=0)
     lease_duration_seconds: float = Field(15.0, gt=1)
     lease_deadline_seconds: float = Field(10.0, gt=0.5)
     lease_retry_seconds: float = Field(2.0, gt=0.1)
@@ -55,4 +56,7 @@ class OperatorSettings(BaseModel):
         )
 
     def timing(self) -> Timing:
-        return Timing(shortest_seconds=Decimal(str(self.shortest_answer_seconds)))
+        return Timing(
+            shortest_seconds=Decimal(str(self.shortest_answer_seconds)),
+            output_tokens_per_second=Decimal(str(self.fastest_stream_tokens_per_second)),
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -48,6 +49,8 @@ from spillway.observe.resolve import valid
 log = logging.getLogger(__name__)
 
 ZERO = Decimal(0)
+FRESH_SECONDS = 5.0
+ROUNDS_IN_FORCE = 2  # readings until a cap has surely been replaced at every gateway (Timing.apply_seconds)
 
 
 def outcome(text: str) -> Outcome:
@@ -87,7 +90,8 @@ class Treasury:
         self.book = Book()
         self.view = Money()
         self.in_flight: dict[str, dict[str, int]] = {}  # by gateway process and cluster, for sharing out limits
-        self.last_read_at: datetime | None = None
+        self._recent_caps: list[Mapping[Pair, int]] = []  # of the rounds whose caps may still be in force somewhere
+        self._read_at = float("-inf")
 
     async def load(self) -> None:
         """The stored book. Raises CorruptLedger: nobody may go on spending on a ledger that cannot be read."""
@@ -162,6 +166,16 @@ class Treasury:
         return bool((self._objects.pods.get(key) or {"metadata": {}})["metadata"].get("deletionTimestamp"))
 
     @property
+    def fresh(self) -> bool:
+        """Whether the gateways were read lately: only then may a spill lease be renewed."""
+        return time.monotonic() - self._read_at < FRESH_SECONDS
+
+    def _caps_in_force(self) -> dict[Pair, int]:
+        """The largest cap of each pair that a gateway may still have."""
+        pairs = {pair for given in self._recent_caps for pair in given}
+        return {pair: max(given.get(pair, 0) for given in self._recent_caps) for pair in pairs}
+
+    @property
     def missing_keys(self) -> frozenset[str]:
         """Provider keys that some gateway could not read."""
         return frozenset().union(*self._missing.values()) if self._missing else frozenset()
@@ -205,12 +219,13 @@ class Treasury:
             providers,
             self._objects,
             self._in_flight_by_pair(moes),
-            before.caps,
+            self._caps_in_force(),
             unread,
             now,
             self._settings.timing(),
         )
-        self.last_read_at = now
+        self._recent_caps = [*self._recent_caps, self.view.caps][-ROUNDS_IN_FORCE:]
+        self._read_at = time.monotonic()  # a gateway that does not answer is in `unread`
         if (before.caps, before.stops, before.lease_seconds) != (
             self.view.caps,
             self.view.stops,

@@ -52,13 +52,12 @@ def off_usd_per_request(deployment: Deployment, demand: Demand) -> float:
 def prices(
     deployment: Deployment, demand: Demand, variant: Variant, cold_start_seconds: float, stop_seconds: float
 ) -> Prices:
-    """e, c and beta of policy "LCP": beta = c * (cold start + drain), at least the billed minimum."""
+    """e, c and beta of policy "LCP": beta = c * (cold start + drain)."""
     rent = max(variant.usd_per_hour, 1e-9) / 3600
-    paid_seconds = max(cold_start_seconds + stop_seconds, variant.minimum_billing_seconds)
     return Prices(
         off_usd_per_second=off_usd_per_request(deployment, demand) / work_per_request(variant, demand),
         rent_usd_per_second=rent,
-        start_usd=rent * paid_seconds,
+        start_usd=rent * (cold_start_seconds + stop_seconds),
     )
 
 

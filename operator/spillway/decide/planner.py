@@ -102,6 +102,10 @@ def target(
         unserved = (demand.spilled_per_second + demand.refused_per_second) * per_request
         load = regret.loads(work, unserved, ready_units, size)
         layers = regret.step(layers, load, rates, seconds)
+        # What is paid for anyway is not given up before its billed minimum has passed.
+        layers = regret.adopt(
+            layers, size, max(layers.count, min(on, paid_ahead(deployment, snapshot.time))), rates.start_usd
+        )
         count = layers.count
         memory = replace(memory, regrets_usd=layers.regrets_usd, layers_on=layers.on)
         memory = note_crossing(memory, units_before, work, snapshot.time)
@@ -111,6 +115,17 @@ def target(
         deployment.key, float(count), floor, ceiling, choices(snapshot, deployment, memory, units, open_pools)
     )
     return Target(replace(memory, reference=reference.name), need, reference, rates, work, stale, float(units_before))
+
+
+def paid_ahead(deployment: Deployment, now: float) -> int:
+    """Replicas whose minimum billing has not passed yet."""
+    return sum(
+        1
+        for r in deployment.replicas
+        if r.scheduled_at is not None
+        and (v := deployment.variant(r.variant)) is not None
+        and now - r.scheduled_at < v.minimum_billing_seconds
+    )
 
 
 def note_crossing(memory: DeploymentMemory, layers_on: int, work: float, now: float) -> DeploymentMemory:

@@ -16,17 +16,21 @@ BUDGET_REASONS = frozenset({Code.BUDGET_SPENT, Code.SUSPENDED, Code.NO_BUDGET})
 
 
 def gate(deployment: Deployment, draining: frozenset[str]) -> int:
-    """In-flight requests that the ready replicas take: what runs at once within the latency target, and a queue
-    that they work off in `queue_seconds`."""
+    """In-flight requests that the ready replicas take: those that run while a replica is just busy (Little's law, at
+    most its concurrency), and a queue that it works off in `queue_seconds`. More would only wait longer."""
     total = 0.0
     for replica in deployment.replicas:
         variant = deployment.variant(replica.variant)
         if replica.phase is not Phase.READY or replica.name in draining or variant is None:
             continue
-        total += variant.concurrency
-        if deployment.demand is not None:
-            total += deployment.queue_seconds / work_per_request(variant, deployment.demand)
-    return math.floor(total)
+        if deployment.demand is None:
+            total += variant.concurrency
+            continue
+        per_second = 1 / work_per_request(variant, deployment.demand)
+        stream_tokens_per_second = variant.decode_tokens_per_second / variant.concurrency
+        running = per_second * deployment.demand.output_tokens_per_request / stream_tokens_per_second
+        total += min(running, variant.concurrency) + per_second * deployment.queue_seconds
+    return max(math.floor(total), 1 if total else 0)
 
 
 def provider_plans(deployment: Deployment) -> tuple[ProviderPlan, ...]:

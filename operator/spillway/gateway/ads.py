@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import grpc
-
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
-from spillway.gateway import resources, runtime
+
+from spillway.gateway import names, resources, runtime
 from spillway.gateway.bootstrap import node_from_metadata
 from spillway.gateway.desired import Desired, GatewayNode
 from spillway.gateway.quarantine import Quarantine, Rejection
+from spillway.gateway.runtime_stream import RuntimeStream
 from spillway.gateway.session import Session, Target
 from spillway.gateway.share import share
 
 log = logging.getLogger(__name__)
 
-_METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
+_AGGREGATED = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
+_RUNTIME = "/envoy.service.runtime.v3.RuntimeDiscoveryService/StreamRuntime"
 # 1,000 deployments' clusters are one response.
 _LARGEST_MESSAGE_BYTES = 256 << 20
 
@@ -34,11 +37,15 @@ class AdsServer:
         self._address = f"{bind}:{port}"
         self._may_spill = may_spill
         self._desired = Desired()
+        self._published = asyncio.Event()
         self._in_flight: InFlight = {}
         self._generation = 0
         self._spill_stopped = False
+        self._stopping = False
         self._sessions: list[Session] = []
+        self._layers: list[RuntimeStream] = []
         self._quarantine = Quarantine()
+        self._renderer = resources.Renderer()
         self._rendered: dict[GatewayNode, resources.Rendered] = {}
         self._shares: dict[str, dict[str, int]] = {}
         self._synced = asyncio.Condition()
@@ -56,7 +63,7 @@ class AdsServer:
             ("grpc.so_reuseport", 0),
         ]
         self._server = grpc.aio.server(options=options)
-        self._server.add_generic_rpc_handlers((_Handler(self._stream),))
+        self._server.add_generic_rpc_handlers((_Handler({_AGGREGATED: self._configure, _RUNTIME: self._serve_layer}),))
         if self._server.add_insecure_port(self._address) == 0:
             raise RuntimeError(f"cannot listen on {self._address}")
         await self._server.start()
@@ -70,8 +77,12 @@ class AdsServer:
                 await self.wait_synced(grace_seconds)
             except TimeoutError:
                 log.warning("not every gateway confirmed the end of spill; their leases run out")
+        self._stopping = True
+        self._published.set()
+        for stream in self._streams():
+            stream.close()
         if self._server is not None:
-            await self._server.stop(grace=0)
+            await self._server.stop(grace=1.0)
         await asyncio.gather(*self._notices)
 
     def publish(self, desired: Desired, in_flight: InFlight | None = None) -> None:
@@ -86,21 +97,25 @@ class AdsServer:
             self._desired.egresses,
         ):
             self._rendered.clear()
+            self._renderer.forget()
             self._quarantine.release()
         self._desired = desired
         self._in_flight = in_flight or {}
+        self._published.set()
         self._changed()
 
     async def renew(self) -> None:
-        """Prolong the leases of all connected gateways, if `may_spill` allows it."""
+        """Prolong the leases of all connected gateways, if `may_spill` allows it; look again for missing keys."""
+        for layer in self._layers:
+            layer.renew()
         for session in self._sessions:
-            session.renew()
+            session.read_again()
 
     async def wait_synced(self, timeout_seconds: float) -> None:
         """Until every connected gateway has acknowledged what is published now; raises TimeoutError."""
         generation = self._generation
         async with asyncio.timeout(timeout_seconds), self._synced:
-            await self._synced.wait_for(lambda: all(s.synced_generation >= generation for s in self._sessions))
+            await self._synced.wait_for(lambda: all(s.synced_generation >= generation for s in self._streams()))
 
     def nodes(self) -> tuple[GatewayNode, ...]:
         """The connected gateways."""
@@ -111,19 +126,23 @@ class AdsServer:
         return self._quarantine.rejections()
 
     def missing_keys(self) -> tuple[str, ...]:
-        """Provider keys (file names) that a gateway could not read."""
-        prefix = runtime.names.credential_secret("")
-        missing = self._quarantine.missing_secrets()
-        return tuple(name.removeprefix(prefix) for name in missing if name.startswith(prefix))
+        """Provider keys (file names) that a connected gateway could not read; looked at again by each `renew`."""
+        prefix = names.credential_secret("")
+        unread = {name for session in self._sessions for name in session.unread_secrets}
+        return tuple(sorted(name.removeprefix(prefix) for name in unread if name.startswith(prefix)))
 
     def _changed(self) -> None:
         self._generation += 1
         self._share_out()
-        for session in self._sessions:
-            session.wake()
+        for stream in self._streams():
+            stream.wake()
+
+    def _streams(self) -> list[Session | RuntimeStream]:
+        return [*self._sessions, *self._layers]
 
     def _share_out(self) -> None:
-        processes = {*self._in_flight, *(session.node.process for session in self._sessions)}
+        connected = (stream.node.process for stream in self._streams())
+        processes = {*self._in_flight, *connected}
         self._shares = {process: {} for process in processes}
         for totals in runtime.limits(self._desired):
             for cluster, total in totals.items():
@@ -133,19 +152,24 @@ class AdsServer:
 
     def _target(self, node: GatewayNode) -> Target:
         if node not in self._rendered:
-            self._rendered[node] = resources.render(self._desired, node)
-        layers = resources.runtime_layers(self._desired, self._shares.get(node.process, {}))
-        if self._spill_stopped:
-            off = resources.runtime_layers(Desired(), {})
-            layers = {name: off[name] if name in runtime.LEASES else layer for name, layer in layers.items()}
-        return Target(self._generation, self._rendered[node], layers)
+            self._rendered[node] = self._renderer.render(self._desired, node)
+        return Target(self._generation, self._rendered[node])
 
-    async def _stream(self, requests: AsyncIterator[DiscoveryRequest], context: Any) -> None:
-        first = await anext(aiter(requests), None)
+    def _layer_content(self, process: str, layer: str) -> tuple[int, Mapping[str, int]]:
+        wanted = runtime.layers(self._desired, self._shares.get(process, {}))
+        if self._spill_stopped:
+            wanted = {name: {} if name in runtime.LEASES else keys for name, keys in wanted.items()}
+        acknowledged = {
+            stream.layer: stream.acknowledged or {} for stream in self._layers if stream.node.process == process
+        }
+        return self._generation, runtime.handover(layer, wanted, acknowledged)
+
+    async def _configure(self, requests: AsyncIterator[DiscoveryRequest], context: Any) -> None:
+        first = await self._first(requests)
         if first is None:
             return
         node = node_from_metadata(first.node)
-        session = Session(node, lambda: self._target(node), self._quarantine, self._may_spill, self._notify)
+        session = Session(node, lambda: self._target(node), self._quarantine, self._notify)
         self._sessions.append(session)
         self._changed()
         log.info("gateway connected", extra={"gateway": node.name, "gateway_process": node.process})
@@ -153,7 +177,7 @@ class AdsServer:
             await session.run(first, requests, context.write)
         except (TimeoutError, RuntimeError) as error:
             # The gateway keeps its last configuration and connects again; then it is told everything anew.
-            log.warning("gateway stream ended: %r", error, extra={"gateway": node.name, "error": str(error)})
+            log.warning("gateway stream ended: %r", error, extra={"gateway": node.name})
         finally:
             self._sessions.remove(session)
             if all(other.node != node for other in self._sessions):
@@ -161,6 +185,40 @@ class AdsServer:
             self._changed()
             self._notify()
             log.info("gateway disconnected", extra={"gateway": node.name, "gateway_process": node.process})
+
+    async def _first(self, requests: AsyncIterator[DiscoveryRequest]) -> DiscoveryRequest | None:
+        """The first request, once there is something to answer: silence keeps what a former leader published."""
+        first = await anext(aiter(requests), None)
+        await self._published.wait()
+        return first if not self._stopping else None
+
+    async def _serve_layer(self, requests: AsyncIterator[DiscoveryRequest], context: Any) -> None:
+        first = await self._first(requests)
+        if first is None:
+            return
+        node, [layer] = node_from_metadata(first.node), first.resource_names
+        content = partial(self._layer_content, node.process, layer)
+        stream = RuntimeStream(
+            node, layer, content, self._may_spill, partial(self._hand_over, node.process, layer), self._notify
+        )
+        self._layers.append(stream)
+        self._changed()
+        try:
+            await stream.run(requests, context.write)
+        except (TimeoutError, RuntimeError) as error:
+            log.warning("runtime stream ended: %r", error, extra={"gateway": node.name, "layer": layer})
+        finally:
+            self._layers.remove(stream)
+            self._changed()
+            self._notify()
+
+    def _hand_over(self, process: str, layer: str) -> None:
+        """What a layer holds on behalf of another one can go once that one has it."""
+        for other in self._layers:
+            if other.node.process == process and other.layer != layer:
+                _, content = self._layer_content(process, other.layer)
+                if content != other.acknowledged:
+                    other.wake()
 
     def _notify(self) -> None:
         notice = asyncio.create_task(self._wake_waiters())
@@ -173,14 +231,15 @@ class AdsServer:
 
 
 class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
-    def __init__(self, stream: Callable[[AsyncIterator[DiscoveryRequest], Any], Any]) -> None:
-        self._stream = stream
+    def __init__(self, methods: Mapping[str, Callable[[AsyncIterator[DiscoveryRequest], Any], Any]]) -> None:
+        self._methods = methods
 
     def service(self, details: Any) -> Any:
-        if details.method != _METHOD:
+        method = self._methods.get(details.method)
+        if method is None:
             return None
         return grpc.stream_stream_rpc_method_handler(
-            self._stream,
+            method,
             request_deserializer=DiscoveryRequest.FromString,
             response_serializer=DiscoveryResponse.SerializeToString,
         )

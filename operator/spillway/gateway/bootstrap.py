@@ -10,9 +10,7 @@ from spillway.gateway import runtime
 from spillway.gateway.desired import GatewayNode
 from spillway.gateway.messages import Fields, typed
 
-COUNTERS_FILTER = (
-    r"^(spillway\.|cluster\.(local|ext)\|.*\.upstream_rq_active$|sds\.credential\|.*\.(update_success|update_rejected)$)"
-)
+COUNTERS_FILTER = r"^(spillway\.|cluster\.(local|ext)\|.*\.upstream_rq_active$|sds\.credential\|.*\.update_success$)"
 """What `/counters` shows: the ledger's counters, in-flight by cluster, whether keys could be read."""
 
 # What is kept at all: with 1,000 deployments Envoy's full set is 15 MB of text.
@@ -21,11 +19,17 @@ _KEPT_STATS = (
     r"^cluster\.(local|ext)\|.*\.(upstream_rq_(active|total|time|active_overflow|xx|[245]xx|retry)|"
     r"membership_(healthy|total)|upstream_cx_connect_fail|upstream_cx_active|circuit_breakers\.default\.remaining_rq)$",
     r"^http\.main\.downstream_(rq|cx)_(active|total|rx_reset|tx_reset|[245]xx)$",
-    r"^http\..*\.credential_injector\..*",
-    r"^sds\..*\.update_(success|rejected)$",
+    r"^sds\..*\.update_success$",
     r"^(control_plane|runtime|server|listener_manager|cluster_manager)\..*",
     r"^vhost\.metrics\..*",
 )
+
+_GRPC: Fields = {
+    "api_type": "GRPC",
+    "transport_api_version": "V3",
+    "grpc_services": [{"envoy_grpc": {"cluster_name": "ads"}}],
+    "set_node_on_first_message_only": True,
+}
 
 
 def node_metadata(node: GatewayNode) -> Fields:
@@ -62,9 +66,7 @@ def bootstrap(node: GatewayNode, ads_host: str, ads_port: int, admin_socket: str
         "node": {"id": node.name, "cluster": "spillway", "metadata": node_metadata(node)},
         "admin": {"address": {"pipe": {"path": admin_socket, "mode": 0o600}}},
         "bootstrap_extensions": [
-            typed(
-                "envoy.bootstrap.internal_listener", "extensions.bootstrap.internal_listener.v3.InternalListener"
-            )
+            typed("envoy.bootstrap.internal_listener", "extensions.bootstrap.internal_listener.v3.InternalListener")
         ],
         "layered_runtime": {
             "layers": [
@@ -74,12 +76,7 @@ def bootstrap(node: GatewayNode, ads_host: str, ads_port: int, admin_socket: str
             ]
         },
         "dynamic_resources": {
-            "ads_config": {
-                "api_type": "GRPC",
-                "transport_api_version": "V3",
-                "grpc_services": [{"envoy_grpc": {"cluster_name": "ads"}}],
-                "set_node_on_first_message_only": True,
-            },
+            "ads_config": _GRPC,
             # No time limit: a gateway that never had a configuration is not ready, and says so.
             "lds_config": {**ads, "initial_fetch_timeout": "0s"},
             "cds_config": {**ads, "initial_fetch_timeout": "0s"},
@@ -96,7 +93,7 @@ def bootstrap(node: GatewayNode, ads_host: str, ads_port: int, admin_socket: str
                     "tag_name": "envoy.cluster_name",
                     "regex": r"^cluster\.(((?:ext\|[^|]+\|[^|]+\||local\|)[^.]+|[^.]+)\.)",
                 },
-                {"tag_name": "spillway.secret", "regex": r"^sds\.((.*)\.)update_(?:success|rejected)$"},
+                {"tag_name": "spillway.secret", "regex": r"^sds\.((.*)\.)update_success$"},
                 {"tag_name": "envoy.response_code_class"},
                 {"tag_name": "envoy.http_conn_manager_prefix"},
             ],
@@ -108,7 +105,8 @@ def bootstrap(node: GatewayNode, ads_host: str, ads_port: int, admin_socket: str
 
 
 def _runtime_layer(name: str) -> Fields:
-    source = {"resource_api_version": "V3", "ads": {}, "initial_fetch_timeout": "2s"}
+    # Each on a stream of its own: runtime_stream.py says why.
+    source = {"resource_api_version": "V3", "api_config_source": _GRPC, "initial_fetch_timeout": "2s"}
     return {"name": name, "rtds_layer": {"name": name, "rtds_config": source}}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 
 from spillway.gateway import names
-from spillway.gateway.desired import Deployment, Egress, Provider
+from spillway.gateway.desired import Deployment, Provider
 from spillway.gateway.messages import Fields, http_options, typed
 
 # The limits that mean something are set by name below; these only must never be the narrow place.
@@ -71,9 +71,9 @@ def local(deployment: Deployment) -> Fields:
     }
 
 
-def external(egress: Egress, provider: Provider, deployment: str) -> Fields:
+def external(pair: names.Pair, provider: Provider, deployment: str) -> Fields:
     """One deployment's way to one (provider, model). The in-flight limit is the money cap; without runtime it is 0."""
-    name = names.external_cluster(egress.pair, deployment)
+    name = names.external_cluster(pair, deployment)
     endpoint = {
         "address": {"socket_address": {"address": provider.hostname, "port_value": provider.port}},
         "hostname": provider.hostname,

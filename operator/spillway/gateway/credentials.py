@@ -3,28 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 from spillway.gateway import names
 from spillway.gateway.desired import GatewayNode, Provider
 from spillway.gateway.messages import Fields
 
 
-def secrets(providers: Sequence[Provider], node: GatewayNode) -> dict[str, Fields]:
+def secrets(providers: Sequence[Provider], node: GatewayNode) -> dict[str, partial[Fields]]:
     """SDS resources by name: each provider's key, and the CA bundle that its certificate is checked with."""
-    resources: dict[str, Fields] = {}
+    resources: dict[str, partial[Fields]] = {}
     for provider in providers:
         credential = names.credential_secret(provider.credential_key)
-        source = _file(f"{node.keys_directory}/{provider.credential_key}", node.keys_directory)
-        resources[credential] = {"name": credential, "generic_secret": {"secret": source}}
+        resources[credential] = partial(_credential, credential, provider.credential_key, node.keys_directory)
         authority = names.authority_secret(provider.ca_key or "")
         if provider.ca_key:
-            bundle = _file(f"{node.keys_directory}/{provider.ca_key}", node.keys_directory)
+            resources[authority] = partial(_authority, authority, provider.ca_key, node.keys_directory)
         else:
-            bundle = {"filename": node.ca_file}
-        resources[authority] = {"name": authority, "validation_context": {"trusted_ca": bundle}}
+            resources[authority] = partial(_public_authorities, authority, node.ca_file)
     return resources
 
 
-def _file(path: str, directory: str) -> Fields:
+def _credential(name: str, key: str, directory: str) -> Fields:
+    return {"name": name, "generic_secret": {"secret": _file(key, directory)}}
+
+
+def _authority(name: str, key: str, directory: str) -> Fields:
+    return {"name": name, "validation_context": {"trusted_ca": _file(key, directory)}}
+
+
+def _public_authorities(name: str, path: str) -> Fields:
+    return {"name": name, "validation_context": {"trusted_ca": {"filename": path}}}
+
+
+def _file(key: str, directory: str) -> Fields:
     # A Secret volume is replaced as a whole by renaming a symlink in its directory: that move is what is watched.
-    return {"filename": path, "watched_directory": {"path": directory}}
+    return {"filename": f"{directory}/{key}", "watched_directory": {"path": directory}}
+
+
+def respell(secret: Any) -> Any:
+    """The same Secret message with its file's path written differently."""
+    other = type(secret)()
+    other.CopyFrom(secret)
+    validates = other.HasField("validation_context")
+    source = other.validation_context.trusted_ca if validates else other.generic_secret.secret
+    directory, _, file = source.filename.rpartition("/")
+    source.filename = f"{directory}/./{file}"
+    return other

@@ -1,4 +1,7 @@
-"""What the gateways should do: the input of this room. Plain data, no Kubernetes, no money: decide and ledger have already spoken."""
+"""What the gateways should do: the input of this room.
+
+Plain data, no Kubernetes and no money: decide and ledger have already spoken.
+"""
 
 from __future__ import annotations
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from spillway.gateway import names
-from spillway.gateway.desired import Deployment
+from collections.abc import Sequence
+
+from spillway.gateway.desired import Endpoint
 from spillway.gateway.messages import Fields
 
 
-def assignment(deployment: Deployment) -> Fields:
+def assignment(cluster: str, ready: Sequence[Endpoint]) -> Fields:
     endpoints = [
         {"endpoint": {"address": {"socket_address": {"address": endpoint.address, "port_value": endpoint.port}}}}
-        for endpoint in sorted(deployment.endpoints, key=lambda e: (e.address, e.port))
+        for endpoint in sorted(ready, key=lambda e: (e.address, e.port))
     ]
-    return {
-        "cluster_name": names.local_cluster(deployment.id),
-        "endpoints": [{"lb_endpoints": endpoints}] if endpoints else [],
-    }
+    return {"cluster_name": cluster, "endpoints": [{"lb_endpoints": endpoints}] if endpoints else []}

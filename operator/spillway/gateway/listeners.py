@@ -13,9 +13,7 @@ from spillway.gateway.routes import BODY_LIMIT_BYTES, IDLE_TIMEOUT
 
 _BUFFER_BYTES = 1 << 20
 _UNREACHED = ["UF", "UC", "UR", "UT", "URX", "LR", "UPE", "DPE"]
-_ROUTER = typed(
-    "envoy.filters.http.router", "extensions.filters.http.router.v3.Router", suppress_envoy_headers=True
-)
+_ROUTER = typed("envoy.filters.http.router", "extensions.filters.http.router.v3.Router", suppress_envoy_headers=True)
 
 
 def main(node: GatewayNode) -> Fields:
@@ -63,9 +61,7 @@ def gate() -> Fields:
     marks = {
         "mappers": [_mark(["UO"], "saturated"), _mark(["UH", "NC", *_UNREACHED], "no-replica")],
     }
-    return _internal(
-        names.GATE_LISTENER, _http("gate", names.GATE_ROUTES, [gate_filter()], local_reply_config=marks)
-    )
+    return _internal(names.GATE_LISTENER, _http("gate", names.GATE_ROUTES, [gate_filter()], local_reply_config=marks))
 
 
 def egress(pair: Egress, provider: Provider, node: GatewayNode) -> Fields:
@@ -89,7 +85,7 @@ def egress(pair: Egress, provider: Provider, node: GatewayNode) -> Fields:
     name = names.egress_listener(pair.pair)
     marks = {"mappers": [_mark(["UO"], "capped"), _mark(["UH", "NC", *_UNREACHED], "provider")]}
     connection = _http(
-        name,
+        "egress",
         name,
         [*metering.usage_filters(), egress_filter(pair), injector],
         access_log=metering.egress_log(pair, node),

@@ -20,6 +20,7 @@ M = TypeVar("M", bound=Message)
 for _module in (
     "xds.type.v3.typed_struct",
     "envoy.extensions.access_loggers.stats.v3.stats",
+    "envoy.extensions.bootstrap.internal_listener.v3.internal_listener",
     "envoy.extensions.filters.http.buffer.v3.buffer",
     "envoy.extensions.filters.http.credential_injector.v3.credential_injector",
     "envoy.extensions.filters.http.health_check.v3.health_check",
@@ -56,7 +57,9 @@ _declare_composite()
 
 def parse(kind: type[M], fields: Mapping[str, Any]) -> M:
     """A message of `kind`; raises json_format.ParseError for a field or value that the API does not know."""
-    return json_format.ParseDict(fields, kind())
+    message: M = kind()
+    json_format.ParseDict(fields, message)
+    return message
 
 
 def typed(name: str, kind: str, **fields: Any) -> Fields:

@@ -21,6 +21,7 @@ from spillway.gateway.desired import GatewayNode
 _POLL_SECONDS = 0.25
 _SETTLE_SECONDS = 5.0
 """How long to stay open at least: the time that clients and proxies need to learn that this address is going."""
+_READINGS = "vhost.metrics.route.counters.upstream_rq_completed"
 _READING_SECONDS = 30.0
 """How long to wait for the ledger's last reading of the counters."""
 
@@ -76,7 +77,9 @@ def node_from_environment(env: Mapping[str, str]) -> GatewayNode:
 def find_envoy(env: Mapping[str, str]) -> str:
     """Path of the binary: SPILLWAY_ENVOY, next to the virtual environment, or on PATH. Raises FileNotFoundError."""
     beside = Path(sys.prefix, "envoy", "envoy", "_bin", "envoy")
-    found = env.get("SPILLWAY_ENVOY") or (str(beside) if beside.exists() else shutil.which("envoy", path=env.get("PATH")))
+    found = env.get("SPILLWAY_ENVOY") or (
+        str(beside) if beside.exists() else shutil.which("envoy", path=env.get("PATH"))
+    )
     if not found:
         raise FileNotFoundError("no Envoy: set SPILLWAY_ENVOY to the path of its binary")
     return found
@@ -90,13 +93,13 @@ async def drain(admin_socket: Path, settle_seconds: float = _SETTLE_SECONDS) -> 
             async with admin.post(command) as answer:
                 answer.raise_for_status()
         await asyncio.sleep(settle_seconds)
-        while await _stat(admin, "http.main.downstream_rq_active") > 0:
+        while await _stat(admin, "http.main.downstream_rq_active") > 0:  # noqa: ASYNC110 (Envoy has no event)
             await asyncio.sleep(_POLL_SECONDS)
         # A page that was being written when the last request ended may lack it: two more are needed to be sure of one.
-        seen = await _stat(admin, "vhost.metrics.route.counters.upstream_rq_completed")
+        seen = await _stat(admin, _READINGS)
         try:
             async with asyncio.timeout(_READING_SECONDS):
-                while await _stat(admin, "vhost.metrics.route.counters.upstream_rq_completed") < seen + 2:
+                while await _stat(admin, _READINGS) < seen + 2:  # noqa: ASYNC110
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
             print("nobody read the final counters", file=sys.stderr)

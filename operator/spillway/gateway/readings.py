@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from spillway.gateway import names
@@ -59,7 +59,7 @@ def parse_counters(page: str) -> GatewayReading:
     quantities: dict[tuple[str, str, str, str], dict[str, int]] = {}
     arrivals: dict[str, int] = {}
     in_flight: dict[str, int] = {}
-    read: dict[str, dict[str, int]] = {}
+    read: dict[str, int] = {}
     for name, labels, value in _metrics(page):
         process = labels.get("process", process)
         if name.startswith(_EGRESS):
@@ -69,19 +69,19 @@ def parse_counters(page: str) -> GatewayReading:
             arrivals[labels["deployment"]] = value
         elif name == "envoy_cluster_upstream_rq_active":
             in_flight[labels["envoy_cluster_name"]] = value
-        elif name.startswith("envoy_sds_"):
-            read.setdefault(labels["spillway_secret"], {})[name.rpartition("_")[2]] = value
-    samples = tuple(
-        EgressSample(*deployment.split("/", 1), *rest, **{q: found.get(q, 0) for q in _QUANTITIES})
-        for (deployment, *rest), found in sorted(quantities.items())
-    )
+        elif name == "envoy_sds_update_success":
+            read[labels["spillway_secret"]] = value
+    samples = tuple(_sample(*key, found) for key, found in sorted(quantities.items()))
     prefix = names.credential_secret("")
-    missing = (
-        secret.removeprefix(prefix)
-        for secret, counts in read.items()
-        if secret.startswith(prefix) and counts.get("rejected", 0) > 0 and counts.get("success", 0) == 0
-    )
+    missing = (name.removeprefix(prefix) for name, times in read.items() if name.startswith(prefix) and times == 0)
     return GatewayReading(process, samples, arrivals, in_flight, tuple(sorted(missing)))
+
+
+def _sample(deployment: str, provider: str, model: str, outcome: str, found: Mapping[str, int]) -> EgressSample:
+    namespace, name = deployment.split("/", 1)
+    return EgressSample(
+        namespace, name, provider, model, outcome, *(found.get(quantity, 0) for quantity in _QUANTITIES)
+    )
 
 
 def _metrics(page: str) -> Iterator[tuple[str, dict[str, str], int]]:

@@ -7,13 +7,10 @@ hosts, each a part. So one bad deployment can be left at its last good version w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
-
-from google.protobuf import json_format
-from google.protobuf.message import Message
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
@@ -21,8 +18,10 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
-from envoy.service.runtime.v3.rtds_pb2 import Runtime
-from spillway.gateway import clusters, credentials, endpoints, listeners, names, routes, runtime
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from spillway.gateway import clusters, credentials, endpoints, listeners, names, routes
 from spillway.gateway.desired import Deployment, Desired, GatewayNode
 from spillway.gateway.messages import Fields, parse
 
@@ -32,7 +31,6 @@ ENDPOINT = f"{_TYPE}envoy.config.endpoint.v3.ClusterLoadAssignment"
 SECRET = f"{_TYPE}envoy.extensions.transport_sockets.tls.v3.Secret"
 LISTENER = f"{_TYPE}envoy.config.listener.v3.Listener"
 ROUTE = f"{_TYPE}envoy.config.route.v3.RouteConfiguration"
-RUNTIME = f"{_TYPE}envoy.service.runtime.v3.Runtime"
 
 _KINDS: Mapping[str, type[Message]] = {
     CLUSTER: Cluster,
@@ -76,73 +74,80 @@ class Rendered:
     """Of each failure that is about a deployment: which."""
 
 
-class _Renderer:
+class Renderer:
+    """Writes parts; a part whose inputs are as they were the last time is not written again."""
+
     def __init__(self) -> None:
-        self.parts: Parts = {}
-        self.failures: dict[PartId, str] = {}
-        self.deployments: dict[PartId, str] = {}
+        self._kept: dict[Hashable, Part] = {}
+        self._former: dict[Hashable, Part] = {}
 
-    def add(self, part: PartId, fields: Callable[[], Fields], deployment: str | None = None) -> None:
-        try:
-            message = parse(_KINDS[part.type_url], fields())
-        except (ValueError, json_format.Error) as error:
-            self.failures[part] = str(error)
-            if deployment is not None:
-                self.deployments[part] = deployment
-            return
-        digest = hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()
-        self.parts[part] = Part(part, message, digest, deployment)
+    def forget(self) -> None:
+        """Drop what has not been used since the last time that this was called."""
+        self._former, self._kept = self._kept, {}
 
-    def hosts(self, resource: str, hosts: Callable[[], dict[str, Fields]], known: Collection[str]) -> None:
-        try:
-            by_owner = hosts()
-        except ValueError as error:
-            self.failures[PartId(ROUTE, resource)] = str(error)
-            return
-        for owner, fields in by_owner.items():
-            self.add(PartId(ROUTE, resource, owner), partial(dict, fields), owner if owner in known else None)
+    def render(self, desired: Desired, node: GatewayNode) -> Rendered:
+        """Everything but the runtime layers, for one gateway process."""
+        parts: Parts = {}
+        failures: dict[PartId, str] = {}
+        owners: dict[PartId, str] = {}
+        for part_id, fields, deployment in _plan(desired, node):
+            inputs = (part_id, fields.func, fields.args)
+            part = self._kept.get(inputs) or self._former.get(inputs)
+            try:
+                parts[part_id] = self._kept[inputs] = part or _write(part_id, fields, deployment)
+            except (ValueError, json_format.Error) as error:
+                failures[part_id] = str(error)
+                if deployment is not None:
+                    owners[part_id] = deployment
+        return Rendered(parts, failures, owners)
 
 
-def render(desired: Desired, node: GatewayNode) -> Rendered:
-    """Everything but the runtime layers, for one gateway process."""
-    out = _Renderer()
+def _write(part_id: PartId, fields: partial[Fields], deployment: str | None) -> Part:
+    message = parse(_KINDS[part_id.type_url], fields())
+    digest = hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()
+    return Part(part_id, message, digest, deployment)
+
+
+Planned = tuple[PartId, "partial[Fields]", str | None]
+
+
+def _plan(desired: Desired, node: GatewayNode) -> Iterator[Planned]:
+    """Every part, how to write it, and the deployment that it is about."""
     providers = {provider.name: provider for provider in desired.providers}
     egresses = {egress.pair: egress for egress in desired.egresses if egress.provider in providers}
     deployments = tuple(_known_pairs(deployment, egresses) for deployment in desired.deployments)
     ids = frozenset(deployment.id for deployment in deployments)
 
-    def cluster(name: str, fields: Callable[[], Fields], deployment: str | None = None) -> None:
-        out.add(PartId(CLUSTER, name), fields, deployment)
+    def cluster(name: str, fields: partial[Fields], deployment: str | None = None) -> Planned:
+        return PartId(CLUSTER, name), fields, deployment
 
-    cluster(names.GATE_CLUSTER, partial(clusters.internal, names.GATE_CLUSTER, names.GATE_LISTENER))
+    def hosts(resource: str, by_owner: routes.Hosts) -> Iterator[Planned]:
+        for owner, fields in by_owner.items():
+            yield PartId(ROUTE, resource, owner), fields, owner if owner in ids else None
+
+    yield cluster(names.GATE_CLUSTER, partial(clusters.internal, names.GATE_CLUSTER, names.GATE_LISTENER))
     for deployment in deployments:
         local = names.local_cluster(deployment.id)
-        cluster(local, partial(clusters.local, deployment), deployment.id)
-        out.add(PartId(ENDPOINT, local), partial(endpoints.assignment, deployment), deployment.id)
+        bare = replace(deployment, endpoints=(), chain=(), refusal=None)  # what its cluster does not depend on
+        yield cluster(local, partial(clusters.local, bare), deployment.id)
+        yield PartId(ENDPOINT, local), partial(endpoints.assignment, local, deployment.endpoints), deployment.id
         for pair in deployment.chain:
-            fields = partial(clusters.external, egresses[pair], providers[pair[0]], deployment.id)
-            cluster(names.external_cluster(pair, deployment.id), fields, deployment.id)
+            external = partial(clusters.external, pair, providers[pair[0]], deployment.id)
+            yield cluster(names.external_cluster(pair, deployment.id), external, deployment.id)
     for members in {m for d in deployments if d.chain for m in (routes.chain_members(d), routes.share_members(d))}:
-        cluster(names.chain_cluster(members), partial(clusters.chain, members))
+        yield cluster(names.chain_cluster(members), partial(clusters.chain, members))
 
-    out.add(PartId(LISTENER, "main"), partial(listeners.main, node))
-    out.add(PartId(LISTENER, names.GATE_LISTENER), listeners.gate)
-    out.hosts(names.MAIN_ROUTES, partial(routes.main_hosts, deployments), ids)
-    out.hosts(names.GATE_ROUTES, partial(routes.gate_hosts, deployments), ids)
+    yield PartId(LISTENER, "main"), partial(listeners.main, node), None
+    yield PartId(LISTENER, names.GATE_LISTENER), partial(listeners.gate), None
+    yield from hosts(names.MAIN_ROUTES, routes.main_hosts(deployments))
+    yield from hosts(names.GATE_ROUTES, routes.gate_hosts(deployments))
     for pair, egress in egresses.items():
         provider, listener = providers[pair[0]], names.egress_listener(pair)
-        cluster(names.egress_cluster(pair), partial(clusters.internal, names.egress_cluster(pair), listener))
-        out.add(PartId(LISTENER, listener), partial(listeners.egress, egress, provider, node))
-        out.hosts(listener, partial(routes.egress_hosts, egress, provider, deployments), ids)
+        yield cluster(names.egress_cluster(pair), partial(clusters.internal, names.egress_cluster(pair), listener))
+        yield PartId(LISTENER, listener), partial(listeners.egress, egress, provider, node), None
+        yield from hosts(listener, routes.egress_hosts(egress, provider, deployments))
     for name, secret in credentials.secrets(desired.providers, node).items():
-        out.add(PartId(SECRET, name), partial(dict, secret))
-    return Rendered(out.parts, out.failures, out.deployments)
-
-
-def runtime_layers(desired: Desired, shares: runtime.Shares) -> dict[str, Message]:
-    """RTDS resources by layer, for one gateway process."""
-    content = runtime.layers(desired, shares)
-    return {name: parse(Runtime, {"name": name, "layer": layer}) for name, layer in content.items()}
+        yield PartId(SECRET, name), secret, None
 
 
 def compose(parts: Iterable[Part]) -> dict[str, Message]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 
 from spillway.gateway import names
 from spillway.gateway.desired import Deployment, Egress, Provider
@@ -24,23 +25,29 @@ _BACK_OFF = {"base_interval": "0.005s", "max_interval": "0.02s"}
 _PATHS = "/v1/(chat/completions|completions|responses|embeddings)"
 
 
-def main_hosts(deployments: Sequence[Deployment]) -> dict[str, Fields]:
-    """Virtual hosts of the main listener by owner: a deployment's id, or `""` for those of nobody."""
+Hosts = dict[str, "partial[Fields]"]
+"""Virtual hosts by owner, each still to be written: equal calls give equal hosts, so that they can be kept."""
+
+
+def main_hosts(deployments: Sequence[Deployment]) -> Hosts:
+    """Virtual hosts of the main listener: of each deployment, of each ambiguous short name, of everything else."""
     by_name: dict[str, list[Deployment]] = defaultdict(list)
     for deployment in deployments:
         by_name[deployment.name].append(deployment)
-    hosts: dict[str, Fields] = {}
+    hosts: Hosts = {}
     for deployment in deployments:
         short = (deployment.name,) if len(by_name[deployment.name]) == 1 else ()
-        hosts[deployment.id] = _main_host(deployment, (*deployment.hosts, *short))
+        hosts[deployment.id] = partial(_main_host, deployment, (*deployment.hosts, *short))
     for name, rivals in sorted(by_name.items()):
         if len(rivals) > 1:
-            body = ambiguous_host(name, (rival.host for rival in rivals))
-            hosts[f"ambiguous|{name}"] = _virtual_host(
-                f"ambiguous|{name}", [name], [{"match": {"prefix": "/"}, **direct(404, body)}]
-            )
-    hosts["unknown"] = _virtual_host("unknown", ["*"], [{"match": {"prefix": "/"}, **direct(404, unknown_host())}])
+            addresses = tuple(rival.host for rival in rivals)
+            hosts[f"ambiguous|{name}"] = partial(_refusing_host, name, ambiguous_host(name, addresses))
+    hosts["unknown"] = partial(_refusing_host, "*", unknown_host())
     return hosts
+
+
+def _refusing_host(domain: str, body: str) -> Fields:
+    return _virtual_host(f"refused|{domain}", [domain], [{"match": {"prefix": "/"}, **direct(404, body)}])
 
 
 def chain_members(deployment: Deployment) -> tuple[str, ...]:
@@ -99,28 +106,27 @@ def _inference(deployment: Deployment, name: str, members: Sequence[str], runtim
         "match": match,
         "route": action,
         "request_body_buffer_limit": RETRY_BODY_BYTES,
-        "metadata": {
-            "filter_metadata": {"spillway": {"deployment": deployment.id}, FILTER_NAME: refusals(deployment)}
-        },
+        "metadata": {"filter_metadata": {"spillway": {"deployment": deployment.id}, FILTER_NAME: refusals(deployment)}},
         "response_headers_to_add": [header(names.REASON_HEADER, name)],
     }
 
 
-def gate_hosts(deployments: Sequence[Deployment]) -> dict[str, Fields]:
-    """Virtual hosts of the gate by owner: each deployment's replicas, with another try on another replica."""
-    hosts = {
-        deployment.id: _virtual_host(deployment.id, [deployment.host], [_replicas(deployment)])
-        for deployment in deployments
-    }
-    hosts["unknown"] = _virtual_host("unknown", ["*"], [_next("no-replica")])
+def gate_hosts(deployments: Sequence[Deployment]) -> Hosts:
+    """Virtual hosts of the gate: each deployment's replicas, with another try on another replica."""
+    hosts: Hosts = {deployment.id: partial(_gate_host, deployment.id, deployment.host) for deployment in deployments}
+    hosts["unknown"] = partial(_passing_host, "no-replica")
     return hosts
 
 
-def _replicas(deployment: Deployment) -> Fields:
+def _gate_host(deployment: str, host: str) -> Fields:
+    return _virtual_host(deployment, [host], [_replicas(deployment)])
+
+
+def _replicas(deployment: str) -> Fields:
     return {
         "match": {"prefix": "/"},
         "route": {
-            "cluster": names.local_cluster(deployment.id),
+            "cluster": names.local_cluster(deployment),
             "timeout": "0s",
             "idle_timeout": IDLE_TIMEOUT,
             "retry_policy": {
@@ -146,28 +152,34 @@ _PREVIOUS_HOSTS = {
 }
 
 
-def egress_hosts(egress: Egress, provider: Provider, deployments: Sequence[Deployment]) -> dict[str, Fields]:
-    """Virtual hosts of one egress listener by owner; every attempt asks the runtime again whether it may go out."""
-    hosts = {
-        deployment.id: _virtual_host(
-            deployment.id, [deployment.host], [_provider(egress, provider, deployment.id), _next("not-permitted")]
-        )
+def egress_hosts(egress: Egress, provider: Provider, deployments: Sequence[Deployment]) -> Hosts:
+    """Virtual hosts of one egress listener; every attempt asks the runtime again whether it may go out."""
+    hosts: Hosts = {
+        deployment.id: partial(_egress_host, egress.pair, provider, deployment.id, deployment.host)
         for deployment in deployments
         if egress.pair in deployment.chain
     }
-    hosts["unknown"] = _virtual_host("unknown", ["*"], [_next("not-permitted")])
+    hosts["unknown"] = partial(_passing_host, "not-permitted")
     return hosts
 
 
-def _provider(egress: Egress, provider: Provider, deployment: str) -> Fields:
-    key = names.permitted_key(deployment, egress.pair)
+def _egress_host(pair: names.Pair, provider: Provider, deployment: str, host: str) -> Fields:
+    return _virtual_host(deployment, [host], [_provider(pair, provider, deployment), _next("not-permitted")])
+
+
+def _passing_host(why: str) -> Fields:
+    return _virtual_host("unknown", ["*"], [_next(why)])
+
+
+def _provider(pair: names.Pair, provider: Provider, deployment: str) -> Fields:
+    key = names.permitted_key(deployment, pair)
     return {
         "match": {
             "prefix": "/v1/",
             "runtime_fraction": {"default_value": {"numerator": 0}, "runtime_key": key},
         },
         "route": {
-            "cluster": names.external_cluster(egress.pair, deployment),
+            "cluster": names.external_cluster(pair, deployment),
             "timeout": "0s",
             "idle_timeout": IDLE_TIMEOUT,
             "host_rewrite_literal": provider.authority,

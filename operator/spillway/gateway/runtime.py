@@ -60,3 +60,17 @@ def layers(desired: Desired, shares: Shares) -> dict[str, dict[str, int]]:
                 keys[names.share_key(deployment.id)] = min(state.share_percent, 100)
             content[lease].update(keys)
     return content
+
+
+Layers = Mapping[str, Mapping[str, int]]
+
+
+def handover(layer: str, wanted: Layers, acknowledged: Layers) -> dict[str, int]:
+    """What `layer` says while a gateway learns `wanted`, layer by layer: a key that moves to another layer stays here
+    until it is in force there, so that a longer lease never begins with a gap."""
+    content = dict(wanted[layer])
+    for key, value in acknowledged.get(layer, {}).items():
+        for other, keys in wanted.items():
+            if other != layer and key in keys and key not in acknowledged.get(other, {}):
+                content.setdefault(key, value)
+    return content

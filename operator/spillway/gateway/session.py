@@ -6,12 +6,13 @@ import asyncio
 import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from google.protobuf.message import Message
+from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
 
-from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse, Resource
-from spillway.gateway import resources, runtime
+from spillway.gateway import resources
+from spillway.gateway.credentials import respell
 from spillway.gateway.desired import GatewayNode
 from spillway.gateway.quarantine import Quarantine
 from spillway.gateway.resources import Part, PartId, Parts, Rendered
@@ -33,16 +34,15 @@ class Target:
 
     generation: int
     rendered: Rendered
-    layers: Mapping[str, Message]
 
 
 class Session:
     """State-of-the-world xDS over one stream.
 
-    A single worker writes: clusters first, then endpoints and secrets, listeners, routes, runtime; what is no longer
+    A single worker writes: clusters first, then endpoints and secrets, listeners, routes; what is no longer
     needed goes last (make before break). Each response waits for its ACK; a NACK is narrowed down to the parts that
     caused it, which then stay at their last good version. While clusters and listeners are on their way (an ACK may
-    take as long as a slow name server), runtime layers, endpoints and secrets go on.
+    take as long as a slow name server), endpoints and secrets go on.
     """
 
     def __init__(
@@ -50,22 +50,20 @@ class Session:
         node: GatewayNode,
         target: Callable[[], Target],
         quarantine: Quarantine,
-        may_spill: Callable[[], bool],
         on_synced: Callable[[], None],
     ) -> None:
         self.node = node
         self.synced_generation = -1
         self._target = target
         self._quarantine = quarantine
-        self._may_spill = may_spill
         self._on_synced = on_synced
         self._wake = asyncio.Event()
         self._urgent = asyncio.Event()
         self._subscribed: dict[str, frozenset[str]] = {}
         self._has: dict[str, Parts] = {}
-        self._layers: dict[str, bytes] = {}
-        self._renew = False
-        self._retry_secrets = False
+        self._unread: dict[PartId, int] = {}
+        self._read_again = False
+        self._closing = asyncio.Event()
         self._nonces = itertools.count(1)
         self._last_nonce: dict[str, str] = {}
         self._waiting: dict[str, asyncio.Future[str | None]] = {}
@@ -75,22 +73,31 @@ class Session:
         self._wake.set()
         self._urgent.set()
 
-    def renew(self) -> None:
-        """Send the layers with a lease again, and the secrets that could not be read before."""
-        self._renew = self._retry_secrets = True
+    def read_again(self) -> None:
+        """Look again at the secrets that could not be read before."""
+        self._read_again = True
         self.wake()
+
+    def close(self) -> None:
+        """End the stream; the gateway keeps what it has."""
+        self._closing.set()
+
+    @property
+    def unread_secrets(self) -> frozenset[str]:
+        """Names of secrets whose file this gateway could not read when it was last asked."""
+        return frozenset(part_id.resource for part_id in self._unread)
 
     async def run(self, first: DiscoveryRequest, requests: AsyncIterator[DiscoveryRequest], write: Write) -> None:
         """Until the gateway goes away. Raises TimeoutError when it does not acknowledge."""
         self._receive(first)
-        reader = asyncio.create_task(self._read(requests))
-        worker = asyncio.create_task(self._work(write))
+        parts = (self._read(requests), self._work(write), self._closing.wait())
+        tasks = [asyncio.ensure_future(part) for part in parts]
         try:
-            await asyncio.wait({reader, worker}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (reader, worker):
+            for task in tasks:
                 task.cancel()
-            results = await asyncio.gather(reader, worker, return_exceptions=True)
+            results = await asyncio.gather(*tasks, return_exceptions=True)
         for result in results:
             if isinstance(result, Exception):
                 raise result
@@ -115,9 +122,9 @@ class Session:
             self._forget(kind, wanted)  # asked again: a cluster or listener that was replaced wants its parts anew
 
     def _forget(self, kind: str, names: frozenset[str]) -> None:
-        self._has[kind] = {id: part for id, part in self._has.get(kind, {}).items() if id.resource not in names}
-        if kind == resources.RUNTIME:
-            self._layers = {name: digest for name, digest in self._layers.items() if name not in names}
+        self._has[kind] = {
+            part_id: part for part_id, part in self._has.get(kind, {}).items() if part_id.resource not in names
+        }
         self.wake()
 
     async def _work(self, write: Write) -> None:
@@ -132,36 +139,33 @@ class Session:
 
     async def _sync(self, target: Target, write: Write) -> None:
         wanted = self._wanted(target)
-        await self._send_urgent(target, wanted, write)
-        for kind in (resources.CLUSTER, resources.ENDPOINT, resources.SECRET, resources.LISTENER, resources.ROUTE):
+        await self._send_urgent(wanted, write)
+        for kind in (resources.CLUSTER, resources.ENDPOINT, resources.LISTENER, resources.ROUTE):
             await self._update(kind, wanted.get(kind, {}), write)
+        await self._update_secrets(wanted.get(resources.SECRET, {}), write)
         for kind in reversed(_WHOLE):
             await self._prune(kind, wanted.get(kind, {}), write)
 
-    async def _send_urgent(self, target: Target, wanted: Mapping[str, Parts], write: Write) -> None:
-        """What must not wait: limits, permissions and leases, replicas that came or went, keys."""
+    async def _send_urgent(self, wanted: Mapping[str, Parts], write: Write) -> None:
+        """What must not wait: replicas that came or went, keys."""
         self._urgent.clear()
-        await self._send_layers(target, write)
-        for kind in (resources.ENDPOINT, resources.SECRET):
-            await self._update(kind, wanted.get(kind, {}), write)
+        await self._update(resources.ENDPOINT, wanted.get(resources.ENDPOINT, {}), write)
+        await self._update_secrets(wanted.get(resources.SECRET, {}), write)
 
     def _wanted(self, target: Target) -> dict[str, Parts]:
         by_kind: dict[str, Parts] = {}
-        for id, part in self._quarantine.admit(target.rendered).items():
-            by_kind.setdefault(id.type_url, {})[id] = part
+        for part_id, part in self._quarantine.admit(target.rendered).items():
+            by_kind.setdefault(part_id.type_url, {})[part_id] = part
         return by_kind
 
     async def _update(self, kind: str, wanted: Parts, write: Write) -> None:
         if kind not in self._subscribed:
             return
-        if kind == resources.SECRET and self._retry_secrets:
-            self._retry_secrets = False
-            self._quarantine.release(resources.SECRET)
         if kind not in _WHOLE:
             names = self._subscribed[kind]
-            wanted = {id: part for id, part in wanted.items() if id.resource in names}
+            wanted = {part_id: part for part_id, part in wanted.items() if part_id.resource in names}
         has = self._has.setdefault(kind, {})
-        changes = [part for id, part in wanted.items() if has.get(id) != part]
+        changes = [part for part_id, part in wanted.items() if has.get(part_id) != part]
         if kind == resources.CLUSTER and changes:
             # Envoy warms a replaced cluster anew and waits for its endpoints, even unchanged ones.
             self._forget(resources.ENDPOINT, frozenset(part.id.resource for part in changes))
@@ -169,13 +173,38 @@ class Session:
             base = dict(has) if kind in _WHOLE else {}
             if kind == resources.ROUTE:
                 resource = group[0].id.resource
-                base = {id: has[id] for id in wanted if id.resource == resource and id in has}
+                base = {part_id: has[part_id] for part_id in wanted if part_id.resource == resource and part_id in has}
             settled, asked = await self._settle(kind, base, group, write)
             if asked is False:  # the last trial was refused: say again what stands
                 await self._send(kind, settled, write)
             has.update(settled)
         if kind == resources.ROUTE:
             await self._drop_hosts(wanted, write)
+
+    async def _update_secrets(self, wanted: Parts, write: Write) -> None:
+        """One by one: a file that is missing (yet) in this gateway's mount concerns nobody else."""
+        if resources.SECRET not in self._subscribed:
+            return
+        again, self._read_again = self._read_again, False
+        has = self._has.setdefault(resources.SECRET, {})
+        self._unread = {part_id: tries for part_id, tries in self._unread.items() if part_id in wanted}
+        for part_id, part in wanted.items():
+            if part_id.resource not in self._subscribed[resources.SECRET] or has.get(part_id) == part:
+                continue
+            tries = self._unread.get(part_id, 0)
+            if tries > 0 and not again:
+                continue
+            # Envoy does not look again at a secret that it has seen, even in vain: every other time the path of the
+            # same file is written differently.
+            spelled = replace(part, message=respell(part.message)) if tries % 2 else part
+            refusal = await self._send(resources.SECRET, {part_id: spelled}, write)
+            if refusal is None:
+                has[part_id] = part
+                self._unread.pop(part_id, None)
+                continue
+            if tries == 0:
+                log.warning("gateway cannot read a secret", extra={"secret": part_id.resource, "refusal": refusal})
+            self._unread[part_id] = tries + 1
 
     async def _settle(self, kind: str, base: Parts, changes: Sequence[Part], write: Write) -> tuple[Parts, bool]:
         """Bisect: (base and every change that the gateway took, whether the last response was taken)."""
@@ -194,17 +223,19 @@ class Session:
 
     async def _drop_hosts(self, wanted: Parts, write: Write) -> None:
         has = self._has[resources.ROUTE]
-        gone = [id for id in has if id not in wanted]
-        for resource in {id.resource for id in gone}:
-            rest = {id: part for id, part in wanted.items() if id.resource == resource and id in has}
+        gone = [part_id for part_id in has if part_id not in wanted]
+        for resource in {part_id.resource for part_id in gone}:
+            rest = {
+                part_id: part for part_id, part in wanted.items() if part_id.resource == resource and part_id in has
+            }
             if rest:
                 await self._send(resources.ROUTE, rest, write)
-        for id in gone:
-            has.pop(id, None)
+        for part_id in gone:
+            has.pop(part_id, None)
 
     async def _prune(self, kind: str, wanted: Parts, write: Write) -> None:
         has = self._has.get(kind, {})
-        rest = {id: part for id, part in has.items() if id in wanted}
+        rest = {part_id: part for part_id, part in has.items() if part_id in wanted}
         if len(rest) < len(has) and await self._send(kind, rest, write) is None:
             self._has[kind] = rest
 
@@ -215,36 +246,6 @@ class Session:
         for message in composed.values():
             response.resources.add().Pack(message, deterministic=True)
         return await self._exchange(response, write)
-
-    async def _send_layers(self, target: Target, write: Write) -> None:
-        if resources.RUNTIME not in self._subscribed:
-            return
-        renew, self._renew = self._renew, False
-        gaining: list[str] = []
-        others: list[str] = []
-        for name in runtime.LAYERS:
-            if name not in self._subscribed[resources.RUNTIME]:
-                continue
-            if name in runtime.LEASES and not self._may_spill():
-                continue  # no longer leader: say nothing, the lease runs out by itself
-            layer = target.layers[name]
-            digest = layer.SerializeToString(deterministic=True)
-            if digest != self._layers.get(name):
-                (gaining if _gains(layer, self._layers.get(name)) else others).append(name)
-            elif renew and name in runtime.LEASES and layer.layer.fields:  # type: ignore[attr-defined]
-                others.append(name)
-        # A deployment that moves to another lease: first into the new layer, then out of the old one.
-        for names in (gaining, others):
-            if not names:
-                continue
-            response = DiscoveryResponse(type_url=resources.RUNTIME)
-            for name in names:
-                response.resources.add().Pack(_leased(name, target.layers[name]), deterministic=True)
-            refusal = await self._exchange(response, write)
-            if refusal is not None:
-                raise RuntimeError(f"gateway {self.node.name} refused runtime layers {names}: {refusal}")
-            for name in names:
-                self._layers[name] = target.layers[name].SerializeToString(deterministic=True)
 
     async def _exchange(self, response: DiscoveryResponse, write: Write) -> str | None:
         response.nonce = response.version_info = str(next(self._nonces))
@@ -259,7 +260,7 @@ class Session:
                     await self._answered_or_urgent(answer)
                     if not answer.done():
                         target = self._target()
-                        await self._send_urgent(target, self._wanted(target), write)
+                        await self._send_urgent(self._wanted(target), write)
                 return await answer
         finally:
             self._waiting.pop(response.nonce, None)
@@ -267,35 +268,19 @@ class Session:
     async def _answered_or_urgent(self, answer: asyncio.Future[str | None]) -> None:
         urgent = asyncio.create_task(self._urgent.wait())
         try:
-            await asyncio.wait({answer, urgent}, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {answer, urgent}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
             urgent.cancel()
 
 
 def _groups(kind: str, changes: list[Part]) -> list[list[Part]]:
-    """What is sent in one response: all, except that each route configuration and each secret goes by itself."""
+    """What is sent in one response: all, except that each route configuration goes by itself."""
     if not changes:
         return []
-    if kind not in (resources.ROUTE, resources.SECRET):
+    if kind != resources.ROUTE:
         return [changes]
     groups: dict[str, list[Part]] = {}
     for part in changes:
         groups.setdefault(part.id.resource, []).append(part)
     return list(groups.values())
-
-
-def _gains(layer: Message, before: bytes | None) -> bool:
-    if before is None:
-        return True
-    old = type(layer).FromString(before)
-    return bool(set(layer.layer.fields) - set(old.layer.fields))  # type: ignore[attr-defined]
-
-
-def _leased(name: str, layer: Message) -> Message:
-    seconds = runtime.LEASES.get(name)
-    if seconds is None or not layer.layer.fields:  # type: ignore[attr-defined]
-        return layer
-    leased = Resource(name=name)
-    leased.resource.Pack(layer, deterministic=True)
-    leased.ttl.seconds = seconds
-    return leased

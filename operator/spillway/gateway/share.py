@@ -9,8 +9,8 @@ def share(total: int, in_flight: Mapping[str, int]) -> dict[str, int]:
     """Split `total` over processes by their in-flight requests; the sum is never above `total`.
 
     Each process gets at least 1 while there is enough for all; with fewer than one each, the busiest come first.
-    An idle process counts as half as busy as the average one, so that traffic that moves to it is not refused
-    until the next reading. Ties are broken by name: equal input gives equal output.
+    Half the average load is added to every process, so that traffic that moves to an idle one is not refused until
+    the next reading. Ties are broken by name: equal input gives equal output.
     """
     if total <= 0 or not in_flight:
         return dict.fromkeys(in_flight, 0)

@@ -37,6 +37,13 @@ def test_killed_supervisor_takes_everything_with_it(tmp_path: Path) -> None:
     assert not directory.exists()
 
 
+def test_foreign_directory_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("data")
+    with pytest.raises(StartError, match="holds no cluster"):
+        Cluster.start_detached(tmp_path, BARE)
+    assert (tmp_path / "precious").read_text() == "data"
+
+
 def test_api_server_alone_answers_and_checks_rights(kube: Kube) -> None:
     assert kube.kubectl("get", "--raw", "/readyz").stdout == "ok"
     assert kube.kubectl("auth", "can-i", "list", "pods", "--as=nobody").returncode == 1

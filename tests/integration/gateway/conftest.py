@@ -26,6 +26,8 @@ async def shared(rig: Rig) -> tuple[Rig, Fake]:
     pair = ("zai", 'odd "model".1')
     (rig.directory / "keys" / "zai").write_text("sk")
     out = egress(*pair, cap=100, max_choices=2, drop_fields=("top_k",))
-    await rig.publish(Desired((deployment(chain=(pair,)),), (provider("zai", address),), (out,), {"chat/glm-5": spill(pair)}))
+    await rig.publish(
+        Desired((deployment(chain=(pair,)),), (provider("zai", address),), (out,), {"chat/glm-5": spill(pair)})
+    )
     await rig.start_envoy()
     return rig, zai

@@ -83,11 +83,18 @@ class Fake:
             return web.json_response(error, status=self.status, headers=self.extra_headers)
         if not body.get("stream"):
             await self.hold.wait()
-            answer = {"id": "1", "object": "chat.completion", "model": body.get("model"), "choices": [_choice(self.name)]}
+            answer = {
+                "id": "1",
+                "object": "chat.completion",
+                "model": body.get("model"),
+                "choices": [_choice(self.name)],
+            }
             if self.usage is not None:
                 answer["usage"] = self.usage
             return web.json_response(answer, headers=self.extra_headers)
-        response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8", **self.extra_headers})
+        response = web.StreamResponse(
+            headers={"content-type": "text/event-stream; charset=utf-8", **self.extra_headers}
+        )
         await response.prepare(request)
         await _event(response, {"choices": [{"index": 0, "delta": {"role": "assistant", "content": self.name}}]})
         await self.hold.wait()

@@ -111,7 +111,12 @@ class Rig:
             await self.ads.wait_synced(20)
 
     async def post(
-        self, body: dict[str, Any] | None = None, *, host: str = "glm-5.chat", path: str = "/v1/chat/completions", **kw: Any
+        self,
+        body: dict[str, Any] | None = None,
+        *,
+        host: str = "glm-5.chat",
+        path: str = "/v1/chat/completions",
+        **kw: Any,
     ) -> Answer:
         headers = {"host": host, **kw.pop("headers", {})}
         payload = {"model": "glm-5", **MESSAGES} if body is None else body
@@ -148,7 +153,7 @@ async def eventually(
     """Wait for something that no event announces."""
     try:
         async with asyncio.timeout(seconds):
-            while not await condition():
+            while not await condition():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
     except TimeoutError:
         raise AssertionError(f"never happened: {what}\n{dump()}") from None

@@ -1,0 +1,57 @@
+"""S4: the B200 pool gives no GPUs: after its provisioning timeout the H200 pool gets the replicas, in FP8; spill
+covers the time between; status and events say why."""
+
+from __future__ import annotations
+
+from e2e.load.schedule import Schedule
+from e2e.stage import NAMESPACE, Stage
+
+TIMEOUT_SECONDS = 15
+
+
+def test_s4_a_pool_without_gpus(play: Stage) -> None:
+    play.cluster.stock_out("blackwell-b200")
+    for node in play.objects("nodes", selector="e2e.spillway.dev/pool=blackwell-b200"):
+        play.cluster.remove_node(node["metadata"]["name"])
+    spec = {
+        "model": {"name": "glm-5"},
+        "maxReplicas": 2,
+        "spill": {"providers": [{"name": "zai", "model": "glm-5"}]},
+    }
+    play.apply(play.moe("glm-5", spec))
+    play.wait("spill allowed", lambda: play.status("glm-5").get("spill", {}).get("active"), 30)
+
+    with play.load("glm-5", Schedule.steady(2.0, 150)) as sending:
+        play.wait(
+            "the pool marked as out of capacity",
+            lambda: play.condition("gpupool", "blackwell-b200", "OutOfCapacity").get("status") == "True",
+            TIMEOUT_SECONDS + 20,
+        )
+        noticed = sending.elapsed()
+        decision = play.wait(
+            "replicas on the next pool",
+            lambda: next(
+                (d for d in play.status("glm-5")["decisions"] if d["variant"] == "hopper-h200-fp8-vllm"), None
+            ),
+            20,
+        )
+        play.wait_ready("glm-5", 60)
+        ready = sending.elapsed()
+        play.wait("an answer from the H200", lambda: [r for r in sending.since(ready) if r.served_by == "local"], 30)
+        sending.stop()
+        summary = sending.join()
+
+    print(f"\nS4: noticed after {noticed:.1f} s, serving on H200 after {ready:.1f} s; {summary.line()}")
+    assert decision["reason"] == "PoolOutOfCapacity"
+    assert "blackwell-b200" in decision["message"]
+    assert summary.failed == 0, summary.by_error
+    assert summary.spilled > 0, "spill covers the time until the H200 serves"
+    pods = [
+        p
+        for p in play.objects("pods", NAMESPACE)
+        if p["spec"]["nodeSelector"]["nvidia.com/gpu.product"] == "NVIDIA-H200"
+    ]
+    command = " ".join(pods[0]["spec"]["containers"][0]["command"] + pods[0]["spec"]["containers"][0]["args"])
+    assert "GLM-5-FP8" in command
+    assert "PoolOutOfCapacity" in {e["reason"] for e in play.events("glm-5")}
+    assert play.get("gpupool", "blackwell-b200")["status"]["outOfCapacitySince"]  # type: ignore[index]

@@ -1,0 +1,183 @@
+"""Status of pools, providers and policies."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from spillway.act.platform_status import of_policy, of_pool, of_provider
+from spillway.api import CostPolicy, ExternalProvider, GPUPool, Reason, dump, find_condition, parse
+from spillway.catalog import load
+from spillway.decide.outcome import PoolPlan
+from spillway.ledger import BudgetStatus, Grant
+from spillway.observe import Objects
+from tests.unit.api.examples import example
+from tests.unit.observe.cluster_objects import node, pod
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+CATALOG = load()
+
+
+def pool(**changes: Any) -> GPUPool:
+    parsed = parse(GPUPool, example("GPUPool", "blackwell-b200", **changes))
+    assert isinstance(parsed, GPUPool)
+    return parsed
+
+
+def provider(**changes: Any) -> ExternalProvider:
+    parsed = parse(ExternalProvider, example("ExternalProvider", "zai", **changes))
+    assert isinstance(parsed, ExternalProvider)
+    return parsed
+
+
+def policy(**changes: Any) -> CostPolicy:
+    parsed = parse(CostPolicy, example("CostPolicy", "team", **changes))
+    assert isinstance(parsed, CostPolicy)
+    return parsed
+
+
+def budget(spent: str, exhausted: bool = False) -> BudgetStatus:
+    amount, used = Decimal(400), Decimal(spent)
+    return BudgetStatus(
+        policy="team",
+        name="day",
+        scope="External",
+        period="Day",
+        period_start=NOW - timedelta(hours=12),
+        resets_at=NOW + timedelta(hours=12),
+        amount=amount,
+        spent=used,
+        external=used,
+        gpu=Decimal(0),
+        estimated=Decimal(0),
+        reserved=Decimal(0),
+        remaining=max(Decimal(0), amount - used),
+        burn_per_hour=Decimal("1.239"),
+        exhausted=exhausted,
+        exhausted_at=NOW if exhausted else NOW + timedelta(hours=2),
+        by_deployment=(),
+    )
+
+
+def objects(*items: dict[str, Any]) -> Objects:
+    found = Objects()
+    for item in items:
+        meta = item["metadata"]
+        store = found.nodes if item["kind"] == "Node" else found.pods
+        store[f"{meta['namespace']}/{meta['name']}" if "namespace" in meta else meta["name"]] = item
+    return found
+
+
+def test_pool_counts_gpus_by_holder() -> None:
+    cluster = objects(
+        node("n1"),
+        node("n2", ready=False),
+        pod("ours", node="n1", gpus=4),
+        pod("foreign", node="n1", gpus=2, labels={}),
+        pod("waiting", node=None, gpus=4),
+        pod("leaving-before-it-came", node=None, gpus=4, deleted=True),
+        pod("finished", node="n1", gpus=2, phase="Succeeded"),
+    )
+    status = of_pool(pool(), cluster, None, CATALOG, NOW)
+    assert (status.allocatable_gpus, status.used_gpus) == (8, 6)
+    assert (status.spillway_gpus, status.pending_gpus) == (4, 4)
+    assert status.cost_per_hour == Decimal("16.80")
+    assert set(status.precisions) >= {"NVFP4", "FP8"}
+    dump(status)
+
+
+@pytest.mark.parametrize(
+    ("changes", "nodes", "expected"),
+    [
+        ({}, True, ("True", Reason.AS_EXPECTED)),
+        ({}, False, ("False", Reason.NO_NODES)),
+        ({"capacity__maxGPUs": 32}, False, ("True", Reason.AS_EXPECTED)),
+        ({"gpu__product": "B2000"}, True, ("False", Reason.UNKNOWN_GPU)),
+    ],
+)
+def test_pool_readiness(changes: dict[str, Any], nodes: bool, expected: tuple[str, str]) -> None:
+    status = of_pool(pool(**changes), objects(*([node("n1")] if nodes else [])), None, CATALOG, NOW)
+    ready = find_condition(status.conditions, "Ready")
+    assert ready is not None
+    assert (ready.status, ready.reason) == expected
+
+
+def test_pool_out_of_capacity_says_when_it_is_asked_again() -> None:
+    plan = PoolPlan("blackwell-b200", NOW.timestamp() - 60.5, NOW.timestamp() + 600, "words")
+    status = of_pool(pool(), objects(node("n1")), plan, CATALOG, NOW)
+    told = find_condition(status.conditions, "OutOfCapacity")
+    assert told is not None
+    assert (told.status, told.reason) == ("True", Reason.POOL_OUT_OF_CAPACITY)
+    assert "12:10:00 UTC" in told.message
+    assert status.out_of_capacity_since == NOW - timedelta(seconds=61)
+    again = of_pool(pool(), objects(node("n1")), PoolPlan("blackwell-b200", None, None), CATALOG, NOW)
+    assert again.out_of_capacity_since is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "blocked", "expected"),
+    [
+        ({"allowedNamespaces": ["chat"]}, None, {"Ready": "True", "Healthy": "True", "Credentials": "True"}),
+        ({}, None, {"Ready": "False", "Healthy": "True", "Credentials": "True"}),
+        (
+            {"allowedNamespaces": ["chat"], "suspend": True},
+            None,
+            {"Ready": "False", "Healthy": "True", "Credentials": "True"},
+        ),
+        (
+            {"allowedNamespaces": ["chat"]},
+            (Reason.MISSING_KEY, "no key"),
+            {"Ready": "False", "Healthy": "True", "Credentials": "False"},
+        ),
+        (
+            {"allowedNamespaces": ["chat"]},
+            (Reason.PROVIDER_ERRORS, "500s"),
+            {"Ready": "False", "Healthy": "False", "Credentials": "True"},
+        ),
+    ],
+)
+def test_provider(changes: dict[str, Any], blocked: tuple[str, str] | None, expected: dict[str, str]) -> None:
+    status = of_provider(provider(**changes), blocked, Decimal("1.239"), NOW)
+    assert {c.type: c.status for c in status.conditions} == expected
+    assert status.spent_today == Decimal("1.24")
+
+
+def test_provider_reason_is_what_blocks_it() -> None:
+    suspended = of_provider(provider(suspend=True), (Reason.MISSING_KEY, "no key"), Decimal(0), NOW)
+    ready = find_condition(suspended.conditions, "Ready")
+    assert ready is not None
+    assert ready.reason == Reason.SUSPENDED
+
+
+def test_policy_shows_its_budgets_and_their_bound() -> None:
+    bound = Grant("team", "day", Decimal(4), Decimal(0), Decimal(0), Decimal(0), Decimal(0))
+    status = of_policy(policy(), [budget("12.34567")], {("team", "day"): bound}, NOW)
+    shown = status.budgets[0]
+    assert (shown.spent, shown.remaining, shown.bound) == (Decimal("12.3457"), Decimal("387.6543"), Decimal(4))
+    assert shown.burn_per_hour == Decimal("1.24")
+    assert shown.exhausted_at is None, "a forecast is not an event that happened"
+    within = find_condition(status.conditions, "WithinBudget")
+    assert within is not None
+    assert within.status == "True"
+
+
+@pytest.mark.parametrize(
+    ("suspend", "exhausted", "expected"),
+    [
+        (False, True, ("False", Reason.BUDGET_SPENT)),
+        (True, False, ("True", Reason.SUSPENDED)),
+        (True, True, ("True", Reason.SUSPENDED)),
+    ],
+)
+def test_policy_within_budget(suspend: bool, exhausted: bool, expected: tuple[str, str]) -> None:
+    status = of_policy(policy(suspend=suspend), [budget("400.02" if exhausted else "1", exhausted)], {}, NOW)
+    within = find_condition(status.conditions, "WithinBudget")
+    assert within is not None
+    assert (within.status, within.reason) == expected
+    if expected[1] == Reason.BUDGET_SPENT:
+        assert "$400.02 of $400" in within.message
+        assert "2026-11-24 00:00 UTC" in within.message
+    assert status.budgets[0].bound == 0

@@ -1,0 +1,201 @@
+"""Status of MoEDeployments from what was seen and planned."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from spillway.act.status import history, of_deployment, of_problem, readiness, spill_share, stamp
+from spillway.api import (
+    MAX_DECISIONS,
+    Metadata,
+    MoEDeployment,
+    MoEDeploymentStatus,
+    Reason,
+    dump,
+    find_condition,
+    parse,
+)
+from spillway.decide.outcome import Decision, DeploymentPlan, ProviderPlan, Refusal, SpillPlan
+from spillway.decide.reasons import Code
+from spillway.decide.snapshot import Demand, Deployment, Phase, Replica
+from spillway.observe.resolve import Problem, Resolved
+from tests.unit.api.examples import example
+from tests.unit.decide.world import BLACKWELL, HOPPER, deployment
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+LATER = NOW + timedelta(minutes=5)
+REFUSAL = Refusal(503, "no_capacity", "No replica is ready.", 30)
+
+
+def moe(generation: int = 3) -> MoEDeployment:
+    obj = example("MoEDeployment", "glm-5")
+    obj["metadata"] |= {"namespace": "chat", "generation": generation, "uid": "u"}
+    parsed = parse(MoEDeployment, obj)
+    assert isinstance(parsed, MoEDeployment)
+    return parsed
+
+
+def resolved() -> Resolved:
+    return Resolved(moe(), (), (), {BLACKWELL.name: "rev1", HOPPER.name: "rev9"})
+
+
+def replica(number: int, phase: Phase, variant: str = BLACKWELL.name) -> Replica:
+    return Replica(f"pod-{number}", variant, "rev1", phase, 0.0)
+
+
+def seen(*phases: Phase, **changes: object) -> Deployment:
+    return deployment(replicas=tuple(replica(n, phase) for n, phase in enumerate(phases)), **changes)
+
+
+def planned(
+    replicas: int = 1, allowed: bool = True, decisions: tuple[Decision, ...] = (), reason: str = "", stale: bool = False
+) -> DeploymentPlan:
+    pair = ProviderPlan("zai", "glm-5", allowed, 5 if allowed else 0, "" if allowed else reason, "because")
+    spill = SpillPlan(allowed, 15.0, (pair,), REFUSAL, reason, "because")
+    return DeploymentPlan(
+        "chat/glm-5", {BLACKWELL.name: replicas}, (), 10, spill, decisions, reference=BLACKWELL.name, metrics_stale=stale
+    )
+
+
+def told(
+    seen: Deployment, plan: DeploymentPlan, before: MoEDeploymentStatus | None = None, now: datetime = NOW
+) -> MoEDeploymentStatus:
+    return of_deployment(resolved(), seen, plan, before or MoEDeploymentStatus(), (), 1.234, now)
+
+
+def condition(status: MoEDeploymentStatus, kind: str) -> tuple[str, str]:
+    found = find_condition(status.conditions, kind)
+    assert found is not None, kind
+    return found.status, found.reason
+
+
+@pytest.mark.parametrize(
+    ("phases", "wanted", "allowed", "first", "expected"),
+    [
+        ([Phase.READY], 1, True, True, (True, Reason.AS_EXPECTED)),
+        ([Phase.READY, Phase.STARTING], 2, True, False, (True, Reason.FEWER_REPLICAS_THAN_WANTED)),
+        ([Phase.STARTING], 1, True, True, (None, Reason.STARTING)),
+        ([Phase.STARTING], 1, True, False, (False, Reason.STARTING)),
+        ([Phase.PENDING], 1, True, True, (False, Reason.NO_READY_REPLICA)),
+        ([Phase.STOPPING], 0, True, False, (True, Reason.SCALED_TO_ZERO)),
+        ([], 0, False, False, (False, Reason.SCALED_TO_ZERO)),
+    ],
+)
+def test_readiness(
+    phases: list[Phase], wanted: int, allowed: bool, first: bool, expected: tuple[bool | None, str]
+) -> None:
+    ready = phases.count(Phase.READY)
+    holds, reason, message = readiness(seen(*phases), planned(wanted, allowed), ready, first)
+    assert (holds, reason) == expected
+    assert message
+
+
+def test_waiting_for_gpus_says_whether_providers_answer_meanwhile() -> None:
+    assert "providers answer" in readiness(seen(Phase.PENDING), planned(1, True), 0, False)[2]
+    assert "providers answer" not in readiness(seen(Phase.PENDING), planned(1, False), 0, False)[2]
+
+
+def test_counts_costs_and_summary() -> None:
+    status = told(seen(Phase.READY, Phase.STARTING, Phase.PENDING, Phase.STOPPING), planned(3))
+    assert (status.replicas, status.ready_replicas, status.desired_replicas) == (3, 1, 3)
+    assert status.summary == "1/3"
+    assert status.revision == "rev1"
+    assert status.observed_generation == 3
+    assert status.selector == "spillway.dev/deployment=glm-5"
+    # A pod without a node costs nothing, one that stops still does.
+    assert status.cost is not None
+    assert status.cost.gpu_per_hour == Decimal("50.40")
+    assert status.cost.external_per_hour == Decimal("1.23")
+    blackwell = status.variants[0]
+    assert (blackwell.ready, blackwell.starting, blackwell.pending) == (1, 1, 1)
+    assert blackwell.cost_per_hour == Decimal("50.40")
+
+
+def test_a_steady_deployment_writes_the_same_status_again() -> None:
+    view, plan = seen(Phase.READY, demand=Demand(3.0, 1000, 200)), planned(1)
+    first = told(view, plan)
+    assert dump(told(view, plan, first, LATER)) == dump(first)
+
+
+@pytest.mark.parametrize(
+    ("plan", "changes", "kind", "expected"),
+    [
+        (planned(), {}, "SpillAvailable", ("True", Reason.AS_EXPECTED)),
+        (planned(allowed=False, reason="NoBudget"), {}, "SpillAvailable", ("False", "NoBudget")),
+        (planned(allowed=False, reason="NoBudget"), {}, "WithinBudget", ("True", Reason.AS_EXPECTED)),
+        (planned(allowed=False, reason="BudgetSpent"), {}, "WithinBudget", ("False", Reason.BUDGET_SPENT)),
+        (planned(), {"floor_only": True}, "WithinBudget", ("False", Reason.BUDGET_SPENT)),
+        (planned(), {}, "MetricsAvailable", ("True", Reason.AS_EXPECTED)),
+        (planned(stale=True), {}, "MetricsAvailable", ("False", Reason.METRICS_STALE)),
+        (planned(decisions=(Decision(Code.NO_GPU, "full"),)), {}, "ScalingLimited", ("True", "NoGPU")),
+        (planned(decisions=(Decision(Code.MAX_REPLICAS, "at most"),)), {}, "ScalingLimited", ("True", "MaxReplicas")),
+        (planned(), {}, "ScalingLimited", ("False", Reason.AS_EXPECTED)),
+        (planned(), {"pinned_replicas": 2}, "Pinned", ("True", Reason.PINNED_BY_REPLICAS)),
+        (planned(), {"paused": True}, "Paused", ("True", Reason.PAUSED_BY_ANNOTATION)),
+        (planned(), {"dry_run": True}, "Paused", ("True", Reason.DRY_RUN)),
+    ],
+)
+def test_conditions(plan: DeploymentPlan, changes: dict[str, object], kind: str, expected: tuple[str, str]) -> None:
+    assert condition(told(seen(Phase.READY, **changes), plan), kind) == expected
+
+
+def test_pinned_and_paused_are_told_only_once_they_were_true() -> None:
+    usual = told(seen(Phase.READY), planned())
+    assert find_condition(usual.conditions, "Pinned") is None
+    assert find_condition(usual.conditions, "Paused") is None
+    held = told(seen(Phase.READY, pinned_replicas=1, paused=True), planned(), usual)
+    freed = told(seen(Phase.READY), planned(), held, LATER)
+    assert condition(freed, "Pinned") == ("False", Reason.NOT_PINNED)
+    assert condition(freed, "Paused") == ("False", Reason.AS_EXPECTED)
+
+
+def test_a_problem_is_told_and_what_was_seen_stays() -> None:
+    before = told(seen(Phase.READY), planned())
+    problem = Problem(Metadata(name="glm-5", namespace="chat", generation=4), Reason.UNKNOWN_MODEL, "no such model")
+    status = of_problem(problem, before, LATER)
+    assert condition(status, "Ready") == ("False", Reason.UNKNOWN_MODEL)
+    assert condition(status, "Progressing") == ("False", Reason.UNKNOWN_MODEL)
+    assert status.observed_generation == 4
+    assert status.summary is None
+    assert status.variants == before.variants
+    assert condition(status, "SpillAvailable") == condition(before, "SpillAvailable")
+
+
+def test_history_keeps_the_last_changes_newest_first() -> None:
+    first = history([Decision(Code.DEMAND_ROSE, "one", "v", 0, 1, 3.0)], (), NOW)
+    both = history(
+        [
+            Decision(Code.DEMAND_ROSE, "two", "v", 1, 2, -1.005),
+            Decision(Code.NO_GPU, "no change", "v", 2, 2),
+            Decision(Code.DEMAND_FELL, "three", "v", 2, 1),
+        ],
+        first,
+        LATER,
+    )
+    assert [d.message for d in both] == ["three", "two", "one"]
+    assert [d.time for d in both] == [LATER, LATER, NOW]
+    many = history([Decision(Code.PINNED, str(n), "v", n, n + 1) for n in range(30)], both, LATER)
+    assert len(many) == MAX_DECISIONS
+    assert many[0].message == "29"
+
+
+@pytest.mark.parametrize(
+    ("demand", "expected"),
+    [
+        (None, "0"),
+        (Demand(0.0, 1, 1, spilled_per_second=1.0), "0"),
+        (Demand(8.0, 1, 1, spilled_per_second=0.0), "0"),
+        (Demand(8.0, 1, 1, spilled_per_second=0.8), "0.1"),
+        (Demand(8.0, 1, 1, spilled_per_second=2.0), "0.25"),
+        (Demand(8.0, 1, 1, spilled_per_second=9.0), "1"),
+    ],
+)
+def test_spill_share(demand: Demand | None, expected: str) -> None:
+    assert spill_share(deployment(demand=demand)) == expected
+
+
+def test_times_are_whole_seconds() -> None:
+    assert stamp(NOW.timestamp() + 0.9) == NOW

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+
+from spillway.gateway import names, runtime
+from spillway.gateway.desired import Deployment, Desired, SpillState
+
+ZAI = ("zai", "glm-5.1")
+GLM = Deployment("chat", "glm-5", "glm-5", "/health", (), (ZAI,))
+EXTERNAL = "ext|zai|glm-5.1|chat/glm-5"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "layer"),
+    [
+        (0, None),
+        (14.9, None),
+        (15, "spill-15s"),
+        (59, "spill-15s"),
+        (60, "spill-1m"),
+        (300, "spill-5m"),
+        (3599, "spill-5m"),
+        (3600, "spill-1h"),
+        (1e9, "spill-1h"),
+    ],
+)
+def test_longest_layer_within_the_lease(seconds: float, layer: str | None) -> None:
+    assert runtime.lease_layer(seconds) == layer
+
+
+def desired(**state: object) -> Desired:
+    values = {"allowed": True, "gate": 8, "permitted": {ZAI: True}, "caps": {ZAI: 6}, "lease_seconds": 60.0, **state}
+    return Desired((GLM,), spill={GLM.id: SpillState(**values)})  # type: ignore[arg-type]
+
+
+def test_layers_of_one_process() -> None:
+    layers = runtime.layers(desired(), {"local|chat/glm-5": 4, EXTERNAL: 3})
+    assert layers["gate"] == {"circuit_breakers.local|chat/glm-5.default.max_requests": 4}
+    assert layers["spill-1m"] == {
+        "spill.chat/glm-5.allowed": 100,
+        "spill.chat/glm-5.zai|glm-5.1": 100,
+        f"circuit_breakers.{EXTERNAL}.default.max_requests": 3,
+    }
+    assert not layers["spill-15s"] and not layers["spill-5m"] and not layers["spill-1h"]
+    assert runtime.layers(desired(share_percent=30), {EXTERNAL: 3})["spill-1m"][names.share_key(GLM.id)] == 30
+
+
+@pytest.mark.parametrize(
+    "off",
+    [{"allowed": False}, {"permitted": {}}, {"permitted": {ZAI: False}}, {"lease_seconds": 5.0}, {"caps": {ZAI: 0}}],
+)
+def test_nothing_is_allowed_by_halves(off: dict[str, object]) -> None:
+    state = desired(**off)
+    _, caps = runtime.limits(state)
+    layers = runtime.layers(state, {"local|chat/glm-5": 4, **caps})
+    assert not any(layers[layer] for layer in runtime.LEASES)
+    assert layers["gate"]
+
+
+def test_without_numbers_the_fallbacks_of_the_clusters_stand() -> None:
+    assert not any(runtime.layers(Desired((GLM,)), {}).values())
+
+
+def test_handover_keeps_a_key_until_the_other_layer_has_it() -> None:
+    before = {"spill-15s": {"a": 1, "b": 2, "gone": 3}, "spill-1m": {}}
+    wanted = {"spill-15s": {"b": 5}, "spill-1m": {"a": 1}}
+    assert runtime.handover("spill-15s", wanted, before) == {"a": 1, "b": 5}
+    assert runtime.handover("spill-1m", wanted, before) == {"a": 1}
+    assert runtime.handover("spill-15s", wanted, {**before, "spill-1m": {"a": 1}}) == {"b": 5}

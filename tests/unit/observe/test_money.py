@@ -1,0 +1,269 @@
+"""From the ledger's book to what each provider pair may do, and why not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from spillway.api import CostPolicy, ExternalProvider, MoEDeployment, Reason
+from spillway.ledger import Book, Pair, Timing
+from spillway.ledger.book import Amount, Entry, Key, add
+from spillway.observe import Objects, Resolved, take
+from spillway.observe.money import Money, assess
+from spillway.observe.resolve import valid
+from spillway.observe.snapshot import ProviderHealth, budgets, option, value_per_request
+from spillway.decide.snapshot import Deployment, ProviderOption, Settings
+from tests.unit.api.examples import example
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+PAIR = Pair("chat", "glm-5", "zai", "glm-5")
+HEALTHY = ProviderHealth()
+SMALL = {"name": "glm-5", "price": {"input": "1", "output": "3.2"}, "contextLength": 8192, "maxOutputTokens": 512}
+LIST_PRICE = ProviderOption("zai", "glm-5", 1.0, 3.2)
+
+
+def moes(provider: str = "zai", model: str = "glm-5") -> list[MoEDeployment]:
+    obj = example("MoEDeployment", "glm-5", spill__providers=[{"name": provider, "model": model}])
+    obj["metadata"]["namespace"] = "chat"
+    return list(valid(MoEDeployment, {"chat/glm-5": obj}).values())
+
+
+def providers(**changes: Any) -> dict[str, ExternalProvider]:
+    spec = {"allowedNamespaces": ["chat"], "models": [SMALL]} | changes
+    return valid(ExternalProvider, {"zai": example("ExternalProvider", "zai", **spec)})
+
+
+def policies(*objects: dict[str, Any]) -> dict[str, CostPolicy]:
+    given = objects or (example("CostPolicy", "team"),)
+    return valid(CostPolicy, {obj["metadata"]["name"]: obj for obj in given})
+
+
+def spent(usd: str) -> Book:
+    key = Key("chat", "glm-5", "external", "zai", "glm-5")
+    at = int((NOON - timedelta(hours=1)).timestamp())
+    return add(Book(), [Entry(at, key, Amount(Decimal(usd)))], at)
+
+
+def assessed(
+    book: Book | None = None,
+    own: dict[str, CostPolicy] | None = None,
+    offered: dict[str, ExternalProvider] | None = None,
+    asking: list[MoEDeployment] | None = None,
+    unread: str = "0",
+    in_flight: int = 0,
+    timing: Timing | None = None,
+) -> Money:
+    return assess(
+        book or Book(),
+        policies() if own is None else own,
+        moes() if asking is None else asking,
+        providers() if offered is None else offered,
+        Objects(),
+        {PAIR: in_flight},
+        {},
+        Decimal(unread),
+        NOON,
+        timing or Timing(),
+    )
+
+
+def test_money_left_gives_caps_and_a_bound() -> None:
+    money = assessed()
+    assert money.caps[PAIR] >= 1
+    assert money.stops == {}
+    assert money.policies == {"chat": ("team",)}
+    assert money.grants["team", "day"].bound_usd == Decimal(4)
+    [budget] = budgets(money)
+    assert (budget.policy, budget.name, budget.amount, budget.remaining) == ("team", "day", Decimal(400), Decimal(400))
+    assert budget.resets_at == datetime(2026, 11, 24, tzinfo=UTC).timestamp()
+
+
+def test_a_faster_provider_may_burn_more_and_gets_fewer_slots() -> None:
+    book = spent("390")
+    usual, fast = assessed(book, timing=Timing()), assessed(book, timing=Timing(shortest_seconds=Decimal("0.05")))
+    assert 0 < fast.caps[PAIR] < usual.caps[PAIR]
+
+
+@pytest.mark.parametrize(
+    ("when_lost", "expected"),
+    [("LeaseOnly", 3600), ("StopAtOnce", 15)],
+)
+def test_lease(when_lost: str, expected: int) -> None:
+    rich = example(
+        "CostPolicy",
+        "team",
+        budgets=[{"name": "day", "period": "Day", "amount": "9000000"}],
+        whenOperatorLost=when_lost,
+    )
+    assert assessed(own=policies(rich)).lease_seconds["chat"] == expected
+
+
+def test_no_budget_means_the_shortest_lease() -> None:
+    assert assessed(own={}).lease_seconds["chat"] == 15
+
+
+@pytest.mark.parametrize(
+    ("money", "offered", "asking", "health", "reason", "words"),
+    [
+        (assessed(), {}, moes(), HEALTHY, Reason.UNKNOWN_PROVIDER, ["'zai'", "none"]),
+        (
+            assessed(),
+            providers(),
+            moes("kimi"),
+            HEALTHY,
+            Reason.UNKNOWN_PROVIDER,
+            ["'kimi'", "zai"],
+        ),
+        (
+            assessed(),
+            providers(),
+            moes("zai", "glm-6"),
+            HEALTHY,
+            Reason.MODEL_NOT_OFFERED,
+            ["'glm-6'", "glm-5"],
+        ),
+        (assessed(), providers(suspend=True), moes(), HEALTHY, Reason.PROVIDER_NOT_READY, ["spec.suspend"]),
+        (
+            assessed(),
+            providers(allowedNamespaces=["search"]),
+            moes(),
+            HEALTHY,
+            Reason.NAMESPACE_NOT_ALLOWED,
+            ["chat", "allowedNamespaces"],
+        ),
+        (
+            assessed(),
+            providers(),
+            moes(),
+            ProviderHealth({"zai": (Reason.MISSING_KEY, "no key 'zai'")}),
+            Reason.MISSING_KEY,
+            ["no key"],
+        ),
+        (
+            assessed(own=policies(example("CostPolicy", "team", suspend=True))),
+            providers(),
+            moes(),
+            HEALTHY,
+            Reason.SUSPENDED,
+            ["team"],
+        ),
+        (assessed(own={}), providers(), moes(), HEALTHY, Reason.NO_BUDGET, ["namespace chat"]),
+        (
+            assessed(own=policies(example("CostPolicy", "gpus", budgets=[
+                {"name": "day", "period": "Day", "amount": "400", "scope": "GPU"}]))),
+            providers(),
+            moes(),
+            HEALTHY,
+            Reason.NO_BUDGET,
+            ["External or Total"],
+        ),
+        (assessed(spent("400")), providers(), moes(), HEALTHY, Reason.BUDGET_SPENT, ["day", "team", "$400"]),
+        (assessed(spent("390"), unread="11"), providers(), moes(), HEALTHY, Reason.BUDGET_SPENT, ["does not answer"]),
+        (
+            assessed(own=policies(example("CostPolicy", "tiny", budgets=[
+                {"name": "day", "period": "Day", "amount": "0.01"}]))),
+            providers(),
+            moes(),
+            HEALTHY,
+            Reason.BUDGET_SPENT,
+            ["lower max_tokens"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_stands_against_a_pair(
+    money: Money,
+    offered: dict[str, ExternalProvider],
+    asking: list[MoEDeployment],
+    health: ProviderHealth,
+    reason: str,
+    words: list[str],
+) -> None:
+    [moe] = asking
+    [target] = moe.spec.spill.providers
+    found = option(moe, target.name, target.model, offered, money, health)
+    assert found.unavailable == reason
+    assert found.affordable_in_flight == 0
+    for word in words:
+        assert word in found.unavailable_message
+
+
+def test_a_pair_with_money_may_be_used() -> None:
+    money = assessed()
+    found = option(moes()[0], "zai", "glm-5", providers(), money, HEALTHY)
+    assert not found.unavailable
+    assert found.affordable_in_flight == money.caps[PAIR]
+    assert found.usd_per_request(1e6, 1e6) == pytest.approx(4.2)
+
+
+def test_spend_of_other_namespaces_does_not_count() -> None:
+    key = Key("search", "glm-5", "external", "zai", "glm-5")
+    book = add(Book(), [Entry(int(NOON.timestamp()) - 60, key, Amount(Decimal(500)))], int(NOON.timestamp()))
+    assert assessed(book).caps[PAIR] >= 1
+
+
+def test_a_spent_budget_counts_as_spent_and_another_policys_does_not() -> None:
+    idle = example("CostPolicy", "idle", selector={"namespaces": ["batch"]})
+    money = assessed(spent("400"), policies(example("CostPolicy", "team"), idle))
+    left = {b.policy: b.remaining for b in budgets(money)}
+    assert left == {"team": Decimal(0), "idle": Decimal(400)}
+
+
+def test_a_budget_whose_rest_carries_no_request_counts_as_spent() -> None:
+    money = assessed(spent("399.9999999"), in_flight=2000)
+    assert PAIR in money.stops
+    assert [b.remaining for b in budgets(money)] == [Decimal(0)]
+
+
+@pytest.mark.parametrize(
+    ("own", "stated", "options", "expected"),
+    [
+        ((), {}, (), 0.01),
+        ((), {}, (LIST_PRICE,), 10 * (1200 * 1.0 + 200 * 3.2) / 1e6),
+        (("team",), {"team": "0.02"}, (LIST_PRICE,), 0.02),
+        (("team", "rich"), {"team": "0.02", "rich": "0.5"}, (), 0.02),
+        (("gone",), {}, (LIST_PRICE,), 10 * (1200 * 1.0 + 200 * 3.2) / 1e6),
+    ],
+)
+def test_value_of_a_request(
+    own: tuple[str, ...], stated: dict[str, str], options: tuple[ProviderOption, ...], expected: float
+) -> None:
+    given = [example("CostPolicy", name, valuePerRequest=value) for name, value in stated.items()]
+    found = value_per_request(own, policies(*given) if given else {}, options)
+    assert found == pytest.approx(expected)
+
+
+def seen(money: Money, own: dict[str, CostPolicy]) -> Deployment:
+    [moe] = moes()
+    one = Resolved(moe, (), (), {})
+    snapshot = take(NOON.timestamp(), [one], Objects(), {}, providers(), own, None, money, HEALTHY, Settings())
+    return snapshot.deployments[0]
+
+
+def gpu_policy(*names: str, at_limit: str = "StopSpillAndScaleToFloor") -> dict[str, Any]:
+    day = [{"name": n, "period": "Day", "amount": "400", "scope": "Total", "atLimit": at_limit} for n in names]
+    return example("CostPolicy", "team", budgets=day)
+
+
+@pytest.mark.parametrize(
+    ("usd", "at_limit", "expected"),
+    [
+        ("400", "StopSpillAndScaleToFloor", True),
+        ("399", "StopSpillAndScaleToFloor", False),
+        ("400", "StopSpill", False),
+    ],
+)
+def test_floor_only(usd: str, at_limit: str, expected: bool) -> None:
+    own = policies(gpu_policy("day", at_limit=at_limit))
+    assert seen(assessed(spent(usd), own), own).floor_only is expected
+
+
+def test_policies_may_change_between_the_ledgers_reading_and_the_plan() -> None:
+    # The ledger's view is up to two seconds old: what it speaks of may be gone, renamed, or more by now.
+    money = assessed(spent("400"), policies(gpu_policy("day")))
+    assert not seen(money, {}).floor_only
+    assert seen(money, policies(gpu_policy("another", "day"))).floor_only
+    assert not seen(money, policies(gpu_policy("renamed"))).floor_only
+
