@@ -9,8 +9,11 @@ import asyncio
 import json
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,6 +53,13 @@ def config() -> ClusterConfig:
     """Cold starts of about ten seconds; nodes come within three."""
     pools = [pool.model_copy(update={"provisioning_seconds": 3}) for pool in DEFAULT_POOLS]
     return ClusterConfig(pools=pools, providers=providers(), loopback_prefix="auto")
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: Object
 
 
 class Unmet(AssertionError):
@@ -195,6 +205,18 @@ class Stage:
         """Start sending; stop it or wait for its end."""
         target = Target(tuple(self.gateways()), f"{name}.{namespace}", "glm-5")
         return BackgroundLoad(LoadRun(target, schedule, **options))
+
+    def ask(self, name: str, content: str, namespace: str = NAMESPACE) -> Answer:
+        """One chat completion, whatever comes of it."""
+        body = {"model": "glm-5", "messages": [{"role": "user", "content": content}]}
+        headers = {"Host": f"{name}.{namespace}", "Content-Type": "application/json"}
+        url = f"{self.gateways()[0]}/v1/chat/completions"
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as found:
+                return Answer(found.status, dict(found.headers), json.loads(found.read()))
+        except urllib.error.HTTPError as error:
+            return Answer(error.code, dict(error.headers), json.loads(error.read()))
 
     def billed(self) -> Decimal:
         """What all providers have charged, by their own books."""

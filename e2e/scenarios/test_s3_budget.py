@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from decimal import Decimal
 
-import httpx
-
 from e2e.load.schedule import Schedule
-from e2e.stage import NAMESPACE, PROVIDER_MODELS, Stage
+from e2e.load.summary import Record
+from e2e.stage import NAMESPACE, PROVIDER_MODELS, Answer, Stage
 
 # One replica takes about eight of these a second; the rest must go out.
 LOAD = Schedule.steady(24.0, 240, prompt_tokens=1100, output_tokens=210)
@@ -30,7 +29,7 @@ def test_s3_a_budget_runs_out_under_load(play: Stage) -> None:
 
     with play.load("glm-5", LOAD) as sending:
         play.wait("a good dollar spent outside", lambda: ledger_spent(play) > Decimal("1.2"), 120)
-        amount = ledger_spent(play) + LEFT_USD
+        amount = (ledger_spent(play) + LEFT_USD).quantize(Decimal("0.01"))
         play.apply(play.policy("assist", str(amount)))
         lowered = sending.elapsed()
         refused = play.wait("a client that is refused", lambda: play_refused(sending.since(lowered)), 120)
@@ -38,7 +37,7 @@ def test_s3_a_budget_runs_out_under_load(play: Stage) -> None:
         play.wait("that spill has ended", lambda: not spilling(play), 60)
 
         answer = play.wait("a refusal in words", lambda: refusal(play), 30)
-        error = answer.json()["error"]
+        error = answer.body["error"]
         assert error["code"] == "budget_exhausted"
         assert "CostPolicy 'assist'" in error["message"]
         assert 1 <= int(answer.headers["retry-after"]) <= 3600
@@ -83,11 +82,11 @@ def ledger_spent(play: Stage) -> Decimal:
     return Decimal(play.budget().get("spent", "0"))
 
 
-def play_refused(records: list) -> list:  # type: ignore[type-arg]
+def play_refused(records: list[Record]) -> list[Record]:
     return [r for r in records if r.error_code == "budget_exhausted"]
 
 
-def last_refused(records: list, count: int) -> bool:  # type: ignore[type-arg]
+def last_refused(records: list[Record], count: int) -> bool:
     latest = sorted(records, key=lambda r: r.start)[-count:]
     return len(latest) == count and all(r.error_code == "budget_exhausted" for r in latest)
 
@@ -99,9 +98,7 @@ def spilling(play: Stage) -> bool:
     return play.billed() > before
 
 
-def refusal(play: Stage) -> httpx.Response | None:
+def refusal(play: Stage) -> Answer | None:
     """An answer that says no, if the one replica is full just now."""
-    body = {"model": "glm-5", "messages": [{"role": "user", "content": "hello [[out=5]]"}]}
-    host = {"Host": f"glm-5.{NAMESPACE}"}
-    answer = httpx.post(f"{play.gateways()[0]}/v1/chat/completions", json=body, headers=host, timeout=60)
-    return answer if answer.status_code == 429 else None
+    answer = play.ask("glm-5", "hello [[out=5]]")
+    return answer if answer.status == 429 else None

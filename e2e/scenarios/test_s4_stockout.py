@@ -28,6 +28,8 @@ def test_s4_a_pool_without_gpus(play: Stage) -> None:
             TIMEOUT_SECONDS + 20,
         )
         noticed = sending.elapsed()
+        pool = play.get("gpupool", "blackwell-b200") or {}
+        assert pool["status"]["outOfCapacitySince"]
         decision = play.wait(
             "replicas on the next pool",
             lambda: next(
@@ -54,4 +56,3 @@ def test_s4_a_pool_without_gpus(play: Stage) -> None:
     command = " ".join(pods[0]["spec"]["containers"][0]["command"] + pods[0]["spec"]["containers"][0]["args"])
     assert "GLM-5-FP8" in command
     assert "PoolOutOfCapacity" in {e["reason"] for e in play.events("glm-5")}
-    assert play.get("gpupool", "blackwell-b200")["status"]["outOfCapacitySince"]  # type: ignore[index]

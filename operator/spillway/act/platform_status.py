@@ -62,7 +62,7 @@ def of_pool(pool: GPUPool, objects: Objects, plan: PoolPlan | None, catalog: Cat
     if plan is not None and since is not None:
         timeout = pool.spec.capacity.provisioning_timeout_seconds
         retry = datetime.fromtimestamp(plan.retry_at or 0, UTC).strftime("%H:%M:%S UTC")
-        words = f"gave no GPUs within spec.capacity.provisioningTimeout ({timeout:.0f} s); asked again at {retry}"
+        words = f"gave no GPUs within spec.capacity.provisioningTimeout ({timeout:.0f} s); asked again from {retry} on"
         conditions.set(ConditionType.OUT_OF_CAPACITY, True, Reason.POOL_OUT_OF_CAPACITY, words)
     else:
         conditions.set(ConditionType.OUT_OF_CAPACITY, False, Reason.AS_EXPECTED, "gives what is asked for")

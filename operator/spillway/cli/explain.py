@@ -18,7 +18,7 @@ GOOD = {"Ready": "True", "MetricsAvailable": "True", "SpillAvailable": "True", "
 async def show(name: str, namespace: str, context: str | None, console: Console | None = None) -> int:
     """Print the explanation; returns the exit status."""
     console = console or Console(highlight=False)
-    errors = Console(stderr=True, highlight=False)
+    errors = Console(stderr=True, highlight=False, markup=False)
     try:
         configuration = client.Configuration()
         await config.load_config(context=context, client_configuration=configuration)  # type: ignore[no-untyped-call]

@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 
 ENV = "SPILLWAY_"
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 def setting(text: str, name: str) -> typer.models.OptionInfo:
@@ -86,12 +87,16 @@ def operator(
     from spillway.controller.settings import OperatorSettings
 
     options = {name: value for name, value in locals().items() if name in OperatorSettings.model_fields}
+    if log_level.lower() not in LOG_LEVELS:
+        typer.echo(f"spillway operator: --log-level is {log_level!r}: use one of {', '.join(LOG_LEVELS)}", err=True)
+        raise typer.Exit(2)
     try:
         settings = OperatorSettings.model_validate(options)
     except ValidationError as error:
         for problem in error.errors():
             flag = "--" + str(problem["loc"][0]).replace("_", "-")
-            typer.echo(f"spillway operator: {flag} is {problem['input']!r}: {problem['msg']}", err=True)
+            words = problem["msg"].removeprefix("Value error, ")
+            typer.echo(f"spillway operator: {flag} is {problem['input']!r}: {words}", err=True)
         raise typer.Exit(2) from error
     logs.set_up(log_level)
     asyncio.run(run(settings))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from spillway.build import BuildSettings
 from spillway.decide.snapshot import Settings as DecideSettings
@@ -39,6 +39,16 @@ class OperatorSettings(BaseModel):
     lease_deadline_seconds: float = Field(10.0, gt=0.5)
     lease_retry_seconds: float = Field(2.0, gt=0.1)
     workers: int = Field(4, ge=1, le=64)
+
+    @field_validator("lease_deadline_seconds", "lease_retry_seconds")
+    @classmethod
+    def _below(cls, seconds: float, info: ValidationInfo) -> float:
+        """A leader must know that it lost the lease before another one may take it."""
+        above = {"lease_deadline_seconds": "lease_duration_seconds", "lease_retry_seconds": "lease_deadline_seconds"}
+        limit = info.data.get(above[str(info.field_name)])
+        if limit is not None and seconds >= limit:
+            raise ValueError(f"must be below --{above[str(info.field_name)].replace('_', '-')}, which is {limit:g}")
+        return seconds
 
     def decide(self) -> DecideSettings:
         return DecideSettings(

@@ -89,8 +89,7 @@ class DeploymentPlan:
 class PoolPlan:
     name: str
     out_of_capacity_since: float | None
-    retry_at: float | None
-    message: str = ""
+    retry_at: float | None  # in the past: it is being asked again now
 
 
 @dataclass(frozen=True, slots=True)

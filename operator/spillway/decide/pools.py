@@ -50,12 +50,7 @@ def remember(snapshot: Snapshot, pool: Pool, memory: PoolMemory) -> PoolMemory:
 
 
 def plan_of(pool: Pool, memory: PoolMemory, now: float) -> PoolPlan:
-    if now >= memory.closed_until:
+    """What is told of the pool. While it is asked again nobody knows better: it stays out of capacity so long."""
+    if memory.failures == 0 or now >= memory.closed_until + pool.provisioning_timeout_seconds:
         return PoolPlan(pool.name, None, None)
-    return PoolPlan(
-        pool.name,
-        out_of_capacity_since=memory.closed_since,
-        retry_at=memory.closed_until,
-        message=f"gave no GPUs within its provisioning timeout of {pool.provisioning_timeout_seconds:.0f} s; "
-        f"tried again in {memory.closed_until - now:.0f} s",
-    )
+    return PoolPlan(pool.name, out_of_capacity_since=memory.closed_since, retry_at=memory.closed_until)

@@ -69,7 +69,7 @@ def ledger_policy(policy: CostPolicy, namespaces: Sequence[str], objects: Object
     return Policy(policy.metadata.name, selected, budgets, policy.spec.time_zone, policy.spec.suspend)
 
 
-def pairs(moes: Sequence[MoEDeployment], providers: Mapping[str, ExternalProvider]) -> dict[Pair, Slot]:
+def pairs(moes: Sequence[MoEDeployment], providers: Mapping[str, ExternalProvider], timing: Timing) -> dict[Pair, Slot]:
     """Every pair that a deployment names and that exists, with what one request there can cost at most."""
     found: dict[Pair, Slot] = {}
     for moe in moes:
@@ -80,7 +80,7 @@ def pairs(moes: Sequence[MoEDeployment], providers: Mapping[str, ExternalProvide
                 pair = Pair(moe.metadata.namespace, moe.metadata.name, target.name, target.model)
                 price = prices({target.name: provider})[ProviderModel(target.name, target.model)]  # type: ignore[dict-item]
                 most_input = max_input_tokens(model.context_length, BODY_BYTES)
-                found[pair] = slot(price, most_input, model.max_output_tokens, 1, Timing())
+                found[pair] = slot(price, most_input, model.max_output_tokens, 1, timing)
     return found
 
 
@@ -113,7 +113,7 @@ def assess(
             previous_cap=previous_caps.get(pair, 0),
             most=providers[pair.provider].spec.limits.concurrent,
         )
-        for pair, costs in sorted(pairs(moes, providers).items())
+        for pair, costs in sorted(pairs(moes, providers, timing).items())
     )
     given = caps(needs, all_limits, timing)
     stops = {need.pair: why_none(need, all_limits, timing) for need in needs if given[need.pair] < 1}

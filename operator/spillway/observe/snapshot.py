@@ -23,6 +23,7 @@ from spillway.observe.objects import Objects
 from spillway.observe.resolve import Resolved
 from spillway.observe.traffic import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS, Traffic
 
+SPENT = ("BudgetSpent", "RequestTooDear")  # the ledger's codes for money that is used up, to the last request
 DEFAULT_VALUE_FACTOR = 10  # a request is worth ten times its API price where no policy says otherwise
 
 
@@ -107,11 +108,20 @@ def deployment(
         usd_value_per_request=value_per_request(own_policies, policies, options),
         paused=moe.paused,
         dry_run=moe.dry_run,
-        floor_only=any(
-            status.exhausted and budget.at_limit == "StopSpillAndScaleToFloor" and budget.scope != "External"
-            for name in own_policies
-            for status, budget in zip(money.statements[name], policies[name].spec.budgets, strict=True)
-        ),
+        floor_only=floor_only(own_policies, policies, money),
+    )
+
+
+def floor_only(own_policies: Sequence[str], policies: Mapping[str, CostPolicy], money: Money) -> bool:
+    """Whether a spent GPU or Total budget asks for the floor. By name: `money` is up to two seconds older than
+    `policies`, and what it speaks of may be gone."""
+    exhausted = {(name, s.name) for name in own_policies for s in money.statements.get(name, ()) if s.exhausted}
+    return any(
+        (name, budget.name) in exhausted
+        for name in own_policies
+        if name in policies
+        for budget in policies[name].spec.budgets
+        if budget.at_limit == "StopSpillAndScaleToFloor" and budget.scope != "External"
     )
 
 
@@ -120,7 +130,8 @@ def value_per_request(
 ) -> float:
     """What serving one request is worth: the smallest that a policy says, else ten times the dearest API price named,
     else a cent, which is about ten times the list price of an open model's mean request."""
-    stated = [float(v) for name in own_policies if (v := policies[name].spec.value_per_request) is not None]
+    known = [policies[name] for name in own_policies if name in policies]
+    stated = [float(v) for policy in known if (v := policy.spec.value_per_request) is not None]
     if stated:
         return min(stated)
     listed = [
@@ -184,15 +195,16 @@ def option(
 
 def budgets(money: Money) -> tuple[Budget, ...]:
     """Budgets that can stop spill. One whose rest does not carry a single request more counts as spent."""
+    stopped = {
+        name for pair, (code, _) in money.stops.items() if code in SPENT for name in money.policies[pair.namespace]
+    }
     found = []
     for name, statements in money.statements.items():
         for status in statements:
             if status.scope == "GPU":
                 continue
             granted = money.grants.get((name, status.name))
-            spent = status.exhausted or (
-                granted is not None and granted.max_burn_usd_per_hour == 0 and bool(money.stops)
-            )
+            spent = status.exhausted or (granted is not None and granted.max_burn_usd_per_hour == 0 and name in stopped)
             found.append(
                 Budget(
                     policy=name,

@@ -90,8 +90,9 @@ def demands(answers: Mapping[str, list[dict[str, Any]]], age_seconds: float) -> 
     signal = {name: by_deployment(samples) for name, samples in answers.items()}
     external: Rates = {}
     for sample in answers.get("in_flight_external", []):
-        key = sample["metric"].get("envoy_cluster_name", "").rsplit("|", 1)[-1]
-        external[key] = external.get(key, 0.0) + float(sample["value"][1])
+        key, value = sample["metric"].get("envoy_cluster_name", "").rsplit("|", 1)[-1], float(sample["value"][1])
+        if math.isfinite(value):
+            external[key] = external.get(key, 0.0) + value
     found = {}
     for key in sorted(signal["arrivals"].keys() | signal["local_answers"].keys() | signal["spilled"].keys()):
         finished = signal["local_answers"].get(key, 0.0) + signal["spilled_long"].get(key, 0.0)
@@ -139,6 +140,7 @@ class Prometheus:
         in_flight = {
             f"{s['metric'].get('namespace')}/{s['metric'].get('pod')}": int(float(s["value"][1]))
             for s in answers["engine_in_flight"]
+            if math.isfinite(float(s["value"][1]))
         }
         return Traffic(demands(answers, age), in_flight, age)
 

@@ -56,7 +56,14 @@ def planned(
     pair = ProviderPlan("zai", "glm-5", allowed, 5 if allowed else 0, "" if allowed else reason, "because")
     spill = SpillPlan(allowed, 15.0, (pair,), REFUSAL, reason, "because")
     return DeploymentPlan(
-        "chat/glm-5", {BLACKWELL.name: replicas}, (), 10, spill, decisions, reference=BLACKWELL.name, metrics_stale=stale
+        "chat/glm-5",
+        {BLACKWELL.name: replicas},
+        (),
+        10,
+        spill,
+        decisions,
+        reference=BLACKWELL.name,
+        metrics_stale=stale,
     )
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from spillway.api import CostPolicy, ExternalProvider, MoEDeployment, Reason
+from spillway.decide.snapshot import Deployment, ProviderOption, Settings
 from spillway.ledger import Book, Pair, Timing
 from spillway.ledger.book import Amount, Entry, Key, add
 from spillway.observe import Objects, Resolved, take
 from spillway.observe.money import Money, assess
 from spillway.observe.resolve import valid
 from spillway.observe.snapshot import ProviderHealth, budgets, option, value_per_request
-from spillway.decide.snapshot import Deployment, ProviderOption, Settings
 from tests.unit.api.examples import example
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -266,4 +266,3 @@ def test_policies_may_change_between_the_ledgers_reading_and_the_plan() -> None:
     assert not seen(money, {}).floor_only
     assert seen(money, policies(gpu_policy("another", "day"))).floor_only
     assert not seen(money, policies(gpu_policy("renamed"))).floor_only
-

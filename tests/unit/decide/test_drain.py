@@ -1,0 +1,157 @@
+"""Revisions, victims, and their drain."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spillway.decide.drain import split_revisions, victims, workload
+from spillway.decide.outcome import WorkloadPlan
+from spillway.decide.snapshot import Asked, Deployment, Phase, Replica, Settings
+
+from .world import BLACKWELL, deployment
+
+V, NOW = BLACKWELL.name, 1000.0
+SETTINGS = Settings(drain_seconds=300, deregister_seconds=5)
+
+
+def replica(
+    name: str,
+    phase: Phase = Phase.READY,
+    revision: str = "rev1",
+    in_flight: int | None = 0,
+    asked_at: float = 0.0,
+) -> Replica:
+    return Replica(name, V, revision, phase, asked_at, in_flight=in_flight)
+
+
+def owner(asked: dict[str, int], *replicas: Replica) -> Deployment:
+    return deployment(asked=tuple(Asked(V, r, n) for r, n in asked.items()), replicas=replicas)
+
+
+NEW, OLD = "rev2", "rev1"
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted", "room", "expected"),
+    [
+        (owner({}), 2, True, {NEW: 2}),
+        (owner({OLD: 2}, replica("a"), replica("b")), 2, True, {NEW: 2, OLD: 2}),
+        (
+            owner({OLD: 2, NEW: 2}, replica("a"), replica("b"), replica("c", revision=NEW)),
+            2,
+            True,
+            {NEW: 2, OLD: 1},
+        ),
+        (
+            owner({OLD: 2, NEW: 2}, replica("a"), replica("c", revision=NEW), replica("d", revision=NEW)),
+            2,
+            True,
+            {NEW: 2, OLD: 0},
+        ),
+        # Old replicas that never answered are of no use.
+        (owner({OLD: 2}, replica("a", Phase.STARTING), replica("b", Phase.PENDING)), 2, True, {NEW: 2, OLD: 0}),
+        # A full pool: one old replica makes room for the new one that waits.
+        (
+            owner({OLD: 2, NEW: 2}, replica("a"), replica("b"), replica("c", Phase.PENDING, NEW)),
+            2,
+            False,
+            {NEW: 2, OLD: 1},
+        ),
+        # But only one at a time: the room that was made is being used.
+        (
+            owner(
+                {OLD: 2, NEW: 2},
+                replica("a"),
+                replica("b"),
+                replica("c", Phase.PENDING, NEW),
+                replica("d", Phase.STARTING, NEW),
+            ),
+            2,
+            False,
+            {NEW: 2, OLD: 2},
+        ),
+        (owner({OLD: 3}, replica("a"), replica("b"), replica("c")), 1, True, {NEW: 1, OLD: 1}),
+        (owner({OLD: 1}, replica("a")), 0, True, {NEW: 0, OLD: 0}),
+    ],
+)
+def test_split_revisions(own: Deployment, wanted: int, room: bool, expected: dict[str, int]) -> None:
+    assert split_revisions(own, V, NEW, wanted, room) == expected
+
+
+def test_of_several_old_revisions_no_more_are_kept_than_are_missing() -> None:
+    own = owner({"a": 2, "b": 2}, *(replica(f"{r}{n}", revision=r) for r in "ab" for n in range(2)))
+    assert split_revisions(own, V, NEW, 3, True) == {NEW: 3, "a": 2, "b": 1}
+
+
+def test_victims_are_those_that_are_missed_least() -> None:
+    replicas = [
+        replica("busy", in_flight=9),
+        replica("unknown", in_flight=None),
+        replica("quiet-old", in_flight=1, asked_at=10.0),
+        replica("quiet-young", in_flight=1, asked_at=20.0),
+        replica("chosen", in_flight=5),
+        replica("starting", Phase.STARTING),
+    ]
+    order = [v.name for v in victims(replicas, 6, {"chosen": 0.0})]
+    assert order == ["starting", "chosen", "quiet-young", "quiet-old", "busy", "unknown"]
+    assert [v.name for v in victims(replicas, 1, {})] == ["starting"]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "asked", "wanted", "draining", "expected", "kept"),
+    [
+        ((replica("a"),), 1, 1, {}, WorkloadPlan(V, OLD, 1), ()),
+        ((replica("a"),), 1, 3, {"a": 900.0}, WorkloadPlan(V, OLD, 3), ()),
+        # Chosen now: it leaves the endpoints first.
+        ((replica("a"),), 1, 0, {}, WorkloadPlan(V, OLD, 1, ("a",)), ("a",)),
+        ((replica("a"),), 1, 0, {"a": 996.0}, WorkloadPlan(V, OLD, 1, ("a",)), ("a",)),
+        # Empty for long enough: it may go, and stays out of the endpoints until it has gone.
+        ((replica("a"),), 1, 0, {"a": 995.0}, WorkloadPlan(V, OLD, 0, ("a",)), ("a",)),
+        ((replica("a", in_flight=2),), 1, 0, {"a": 900.0}, WorkloadPlan(V, OLD, 1, ("a",)), ("a",)),
+        ((replica("a", in_flight=None),), 1, 0, {"a": 900.0}, WorkloadPlan(V, OLD, 1, ("a",)), ("a",)),
+        # Nobody waits for ever.
+        ((replica("a", in_flight=2),), 1, 0, {"a": 700.0}, WorkloadPlan(V, OLD, 0, ("a",)), ("a",)),
+        # What does not answer, or does not exist, goes at once.
+        ((replica("a", Phase.STARTING), replica("b")), 2, 1, {}, WorkloadPlan(V, OLD, 1), ()),
+        ((replica("a"),), 3, 1, {}, WorkloadPlan(V, OLD, 1), ()),
+        ((replica("a", Phase.STOPPING), replica("b")), 2, 1, {}, WorkloadPlan(V, OLD, 1), ()),
+    ],
+)
+def test_workload(
+    replicas: tuple[Replica, ...],
+    asked: int,
+    wanted: int,
+    draining: dict[str, float],
+    expected: WorkloadPlan,
+    kept: tuple[str, ...],
+) -> None:
+    plan, remembered = workload(owner({OLD: asked}, *replicas), V, OLD, wanted, draining, NOW, SETTINGS)
+    assert plan == expected
+    assert tuple(d.name for d in remembered) == kept
+    assert all(d.since == draining.get(d.name, NOW) for d in remembered)
+
+
+PHASES = st.sampled_from(list(Phase))
+REPLICAS = st.lists(st.tuples(PHASES, st.one_of(st.none(), st.integers(0, 9))), max_size=8)
+
+
+@given(
+    REPLICAS, st.integers(0, 10), st.integers(0, 10), st.dictionaries(st.sampled_from("abcdefgh"), st.floats(0, NOW))
+)
+def test_a_workload_never_falls_below_what_is_wanted_nor_cuts_a_replica_that_is_not_drained(
+    shapes: list[tuple[Phase, int | None]], asked: int, wanted: int, draining: dict[str, float]
+) -> None:
+    replicas = tuple(replica("abcdefgh"[n], phase, in_flight=load) for n, (phase, load) in enumerate(shapes))
+    plan, remembered = workload(owner({OLD: asked}, *replicas), V, OLD, wanted, draining, NOW, SETTINGS)
+    assert plan.replicas >= min(wanted, asked)
+    assert plan.replicas <= max(wanted, asked)
+    answering = sum(1 for r in replicas if r.phase is Phase.READY)
+    drained = sum(
+        1
+        for d in remembered
+        for r in replicas
+        if r.name == d.name and (NOW - d.since >= SETTINGS.drain_seconds or (r.in_flight == 0 and NOW - d.since >= 5))
+    )
+    assert plan.replicas >= min(asked, answering - drained)
