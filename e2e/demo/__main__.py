@@ -1,4 +1,4 @@
-"""`python -m e2e.demo`: play, record, judge, report. Exit status 1 when the story did not hold, 130 when interrupted."""
+"""`python -m e2e.demo`: play, record, judge, report. Exit status 1: the story did not hold; 130: interrupted."""
 
 from __future__ import annotations
 

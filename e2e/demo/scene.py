@@ -89,8 +89,7 @@ def _seconds(variant: str, prompt_tokens: float, output_tokens: float) -> float:
     precision = variant.removeprefix(f"{pool.name}-").split("-")[0].upper()
     speed, gpus = pool.speeds.get(precision, next(iter(pool.speeds.values()))), _gpus(pool, precision)
     return (
-        prompt_tokens / speed.prefill_tokens_per_second_per_gpu
-        + output_tokens / speed.decode_tokens_per_second_per_gpu
+        prompt_tokens / speed.prefill_tokens_per_second_per_gpu + output_tokens / speed.decode_tokens_per_second_per_gpu
     ) / gpus
 
 

@@ -1,15 +1,15 @@
-"""The live table: what is going on, with the chapter and what to watch as its heading. Plain lines without a terminal."""
+"""The live table: what is going on, under the chapter and what to watch. Plain lines without a terminal."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
@@ -41,7 +41,7 @@ class Board:
         heading = Text.assemble(
             (f" {chapter.name} ", "bold reverse"), (f"  {chapter.title}  ", "bold"), (f"watch: {chapter.watch}", "cyan")
         )
-        parts = [heading, Text("")]
+        parts: list[RenderableType] = [heading, Text("")]
         if sample is not None:
             parts += [self._figures(sample), self._replicas(sample)]
         parts.append(self._news())

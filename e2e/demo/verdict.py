@@ -150,7 +150,7 @@ def suspension(recording: Recording, answers: list[Answer], end: float) -> Check
 
 def fallback(recording: Recording) -> Verdict:
     """S4: no B200 to be had: H200 replicas in FP8 after the provisioning timeout, spill until they serve."""
-    begin, end = recording.span("S4")
+    _, end = recording.span("S4")
     out = recording.act("stock_out")
     since = end if out is None else out
     rose = next(recording.decisions(since, end, lambda m: m.name == "DemandRose"), None)

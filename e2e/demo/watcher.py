@@ -10,8 +10,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from kubernetes import client as kube
 from kubernetes import config as kube_config
@@ -44,7 +44,8 @@ class Watcher:
         self.error: BaseException | None = None
         self.skipped = 0
         self._stage = stage
-        self._api = kube.CustomObjectsApi(kube_config.new_client_from_config(str(stage.cluster.kubeconfig)))
+        connect = cast(Callable[[str], kube.ApiClient], kube_config.new_client_from_config)
+        self._api = kube.CustomObjectsApi(connect(str(stage.cluster.kubeconfig)))
         self._zero = time.monotonic()
         self._ended = threading.Event()
         self._loads: list[tuple[BackgroundLoad, int]] = []  # with how many records were taken over
@@ -128,7 +129,7 @@ class Watcher:
             self._note_conditions(kind, found or {})
         status = moe.get("status") or {}
         self._note_decisions(status)
-        budget = next(iter(((policy or {}).get("status") or {}).get("budgets") or []), {})
+        budget: Object = next(iter(((policy or {}).get("status") or {}).get("budgets") or []), {})
         cost = status.get("cost") or {}
         speeds = self._speeds()
         self.recording.samples.append(
@@ -149,7 +150,7 @@ class Watcher:
 
     def _get(self, plural: str, name: str, namespace: str | None = None) -> Object | None:
         try:
-            found: Object = (
+            found = (
                 self._api.get_namespaced_custom_object(GROUP, VERSION, namespace, plural, name)
                 if namespace
                 else self._api.get_cluster_custom_object(GROUP, VERSION, plural, name)
@@ -158,7 +159,7 @@ class Watcher:
             if error.status == 404:
                 return None
             raise
-        return found
+        return cast(Object, found)
 
     def _work_wanted(self) -> float | None:
         """Demand as the leader's own metrics give it."""
@@ -195,12 +196,12 @@ class Watcher:
 
     def _note_conditions(self, kind: str, found: Object) -> None:
         conditions = {c["type"]: c for c in (found.get("status") or {}).get("conditions") or []}
-        for type in (t for k, t in WATCHED if k == kind and t in conditions):
-            condition = conditions[type]
-            before = self._conditions.get((kind, type))
-            self._conditions[kind, type] = now = f"{condition['status']} {condition['reason']}"
+        for name in (t for k, t in WATCHED if k == kind and t in conditions):
+            condition = conditions[name]
+            before = self._conditions.get((kind, name))
+            self._conditions[kind, name] = now = f"{condition['status']} {condition['reason']}"
             if before is not None and before != now:
-                self._note("condition", type, f"{now}: {condition['message']}")
+                self._note("condition", name, f"{now}: {condition['message']}")
 
     def _take_answers(self) -> None:
         for index, (load, taken) in enumerate(self._loads):

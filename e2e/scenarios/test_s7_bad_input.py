@@ -93,7 +93,7 @@ def test_s7_an_object_of_an_older_schema_is_told_of(neighbour: Stage) -> None:
         one.pop("status", None)
     try:
         play.cluster.kubectl("replace", "-f", "-", input=json.dumps(with_version(play, lax)))
-        old = play.moe("old", {"model": {"name": "glm-5"}, "minReplicas": -3, "replicas": "many"})
+        old = play.moe("old", {"model": {"name": "glm-5"}, "minReplicas": -3, "maxReplicas": "many"})
         play.wait("the lax schema in force", lambda: stored(play, old), 30)
     finally:
         play.cluster.kubectl("replace", "-f", "-", input=json.dumps(with_version(play, crd)))

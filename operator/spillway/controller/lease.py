@@ -55,6 +55,7 @@ class LeaderLease:
         while self.valid:
             await asyncio.sleep(self._retry)
             if await self._attempt() is None:
+                self._renewed = float("-inf")
                 log.error("leadership was taken by another process")
                 return
         log.error("leadership was not renewed in time")

@@ -167,8 +167,9 @@ class Operator:
         finally:
             self._brain = None
             queue.close()
-            await recollection.keep(brain.memory, force=True)
-            await treasury.write(force=True)
+            if self._lease.valid:  # else it is another leader's to write
+                await recollection.keep(brain.memory, force=True)
+                await treasury.write(force=True)
             await ads.stop()
             prometheus.close()
 
@@ -240,8 +241,8 @@ class Operator:
 
 @contextlib.asynccontextmanager
 async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Future[None]]:
-    """Tasks that must not end by themselves; the future fails with the first that does. All are ended on exit, those
-    that listen to the stop event by themselves."""
+    """Tasks that must not end by themselves; the future fails with the first that does. On exit the first two end by
+    themselves, as they listen to the stop event, and the others are cancelled; after an error all are, at once."""
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     tasks = [asyncio.create_task(one) for one in work]
 
@@ -253,9 +254,8 @@ async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Fut
         task.add_done_callback(ended)
     try:
         yield failed
+        await asyncio.wait(tasks[:2], timeout=10.0)  # the treasury's last reading and the tick under way
     finally:
-        if not failed.done():
-            await asyncio.wait(tasks[:2], timeout=10.0)  # the treasury's last reading and the tick under way
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

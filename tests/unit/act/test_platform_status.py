@@ -106,7 +106,7 @@ def test_pool_readiness(changes: dict[str, Any], nodes: bool, expected: tuple[st
 
 
 def test_pool_out_of_capacity_says_when_it_is_asked_again() -> None:
-    plan = PoolPlan("blackwell-b200", NOW.timestamp() - 60.5, NOW.timestamp() + 600, "words")
+    plan = PoolPlan("blackwell-b200", NOW.timestamp() - 60.5, NOW.timestamp() + 600)
     status = of_pool(pool(), objects(node("n1")), plan, CATALOG, NOW)
     told = find_condition(status.conditions, "OutOfCapacity")
     assert told is not None

@@ -41,16 +41,18 @@ def test_unknown_settings_are_refused() -> None:
 
 
 def test_they_reach_the_rooms_that_use_them() -> None:
-    settings = OperatorSettings(
-        metrics_stale_seconds=7,
-        drain_seconds=8,
-        deregister_seconds=9,
-        prestop_seconds=3,
-        engine_drain_seconds=4,
-        probe_period_seconds=5,
-        gateway_host="gateway.example",
-        shortest_answer_seconds=0.5,
-        fastest_stream_tokens_per_second=150,
+    settings = OperatorSettings.model_validate(
+        {
+            "metrics_stale_seconds": 7,
+            "drain_seconds": 8,
+            "deregister_seconds": 9,
+            "prestop_seconds": 3,
+            "engine_drain_seconds": 4,
+            "probe_period_seconds": 5,
+            "gateway_host": "gateway.example",
+            "shortest_answer_seconds": 0.5,
+            "fastest_stream_tokens_per_second": 150,
+        }
     )
     decide = settings.decide()
     assert (decide.metrics_stale_seconds, decide.drain_seconds, decide.deregister_seconds) == (7, 8, 9)

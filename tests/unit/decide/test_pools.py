@@ -86,10 +86,16 @@ def test_waiting_since_is_the_oldest_of_the_pool() -> None:
     assert waiting_since(snapshot(1000.0), POOL) is None
 
 
-def test_plan_tells_of_a_closure_only_while_it_lasts() -> None:
-    closed = PoolMemory(2000.0, 1000.0, 1)
-    told = plan_of(POOL, closed, 1990.0)
-    assert (told.out_of_capacity_since, told.retry_at) == (1000.0, 2000.0)
-    assert "600 s" in told.message
-    assert "in 10 s" in told.message
-    assert plan_of(POOL, closed, 2000.0).out_of_capacity_since is None
+@pytest.mark.parametrize(
+    ("memory", "now", "since"),
+    [
+        (PoolMemory(), 1990.0, None),
+        (PoolMemory(2000.0, 1000.0, 1), 1990.0, 1000.0),
+        (PoolMemory(2000.0, 1000.0, 1), 2000.0 + TIMEOUT - 1, 1000.0),  # asked again, no answer yet
+        (PoolMemory(2000.0, 1000.0, 1), 2000.0 + TIMEOUT, None),
+    ],
+)
+def test_what_is_told_of_a_pool(memory: PoolMemory, now: float, since: float | None) -> None:
+    told = plan_of(POOL, memory, now)
+    assert told.out_of_capacity_since == since
+    assert told.retry_at == (None if since is None else 2000.0)

@@ -44,7 +44,9 @@ def budget(
         ((replica("a"), replica("b", Phase.STOPPING)), (), None, 68),
         ((replica("a"), replica("b", variant="gone")), (), None, 68),
         ((replica("a"), replica("h", variant=HOPPER.name)), (), None, 108),
-        ((replica("a"),), (), SIZE, 68 + 78),  # and what it works off in ten seconds
+        ((replica("a"),), (), SIZE, 118),  # 40.07 run while it is just busy, 78.21 are worked off in ten seconds
+        ((replica("a"),), (), Demand(1.0, 10, 10_000), 68 + 2),  # no more run at once than its concurrency
+        ((replica("a"),), (), Demand(1.0, 1e9, 1), 1),  # a ready replica takes at least one
     ],
 )
 def test_gate(replicas: tuple[Replica, ...], draining: tuple[str, ...], demand: Demand | None, expected: int) -> None:
