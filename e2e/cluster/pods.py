@@ -205,6 +205,9 @@ class PodRunner:
             "SIM_PREFILL_TOKENS_PER_SECOND": f"{gpus * speed.prefill_tokens_per_second_per_gpu:g}",
             "SIM_DECODE_TOKENS_PER_SECOND": f"{gpus * speed.decode_tokens_per_second_per_gpu:g}",
             "SIM_SEED": str(zlib.crc32(self.name.encode())),
+            # With these the simulator refuses what the hardware would: too many GPUs, NVFP4 on Hopper.
+            "SIM_GPUS": str(gpus),
+            "SIM_GPU_PRODUCT": self._pool.product,
         }
 
     async def _finish(self, grace: float) -> None:

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from openai import OpenAIError
+
 from e2e.cluster.cluster import run_directory
 from e2e.cluster.settings import REPOSITORY
 from e2e.demo import scene
@@ -50,7 +52,7 @@ def perform() -> tuple[Recording, str]:
         with Watcher(stage, recording) as watcher, shown(watcher):
             try:
                 Story(stage, watcher, watcher.raise_error).play()
-            except (Unmet, RuntimeError) as error:
+            except (Unmet, RuntimeError, OpenAIError) as error:
                 trouble = str(error)
         recording.facts["skipped_samples"] = float(watcher.skipped)
     return recording, trouble

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from e2e.cluster.binaries import Say
 from e2e.cluster.cluster import Cluster, take_down
-from e2e.cluster.settings import DEFAULT_POOLS, SYSTEM_NAMESPACE, ClusterConfig, Pool
+from e2e.cluster.settings import DEFAULT_POOLS, ClusterConfig, Pool
 from e2e.stage import NAMESPACE, PROVIDER_MODELS, Object, Stage, providers
 
 DEPLOYMENT, POLICY, BUDGET = "glm-5", "assist", "api-day"
@@ -33,15 +35,26 @@ def config() -> ClusterConfig:
     return ClusterConfig(pools=pools, providers=apis, loopback_prefix="auto")
 
 
+class InformedCluster(Cluster):
+    """The operator is told how fast these providers are at most."""
+
+    def operator_manifests(self) -> str:
+        documents = list(yaml.safe_load_all(super().operator_manifests()))
+        for document in documents:
+            if (document["kind"], document["metadata"]["name"]) == ("Deployment", "spillway-operator"):
+                environment = document["spec"]["template"]["spec"]["containers"][0]["env"]
+                fastest = f"{FIRST_TOKEN_SECONDS:g}"
+                environment.append({"name": "SPILLWAY_SHORTEST_ANSWER_SECONDS", "value": fastest})
+        return yaml.safe_dump_all(documents)
+
+
 @contextmanager
 def scene(directory: Path, say: Say) -> Iterator[Stage]:
     """The cluster with Spillway, until the block ends; what an earlier demo left behind is removed first."""
     take_down(directory)
-    with Cluster.up(directory, config(), say) as cluster:
+    with InformedCluster.up(directory, config(), say) as cluster:
         say("installing Spillway: CRDs, operator (two processes), gateway (two Envoys)")
         cluster.deploy_operator()
-        told = f"SPILLWAY_SHORTEST_ANSWER_SECONDS={FIRST_TOKEN_SECONDS:g}"
-        cluster.kubectl("set", "env", "deployment/spillway-operator", "-n", SYSTEM_NAMESPACE, told)
         cluster.wait_for_operator()
         found = Stage(cluster)
         found.wait("two gateways that serve", lambda: len(found.gateways()) == 2, 60)

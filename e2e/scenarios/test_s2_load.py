@@ -22,7 +22,7 @@ def test_s2_a_step_of_five_fails_no_request(play: Stage) -> None:
     play.wait_ready("glm-5")
     billed_before = play.billed()
 
-    schedule = Schedule.of(load("azure23_conv"), seconds=SECONDS, speed=1.0).step(5, STEP_AT, STEP_FOR)
+    schedule = Schedule.of(load("azure23_conv"), seconds=SECONDS, start=600).step(5, STEP_AT, STEP_FOR)
     began = time.monotonic()
     with play.load("glm-5", schedule) as sending:
         play.wait(

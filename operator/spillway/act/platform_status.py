@@ -80,11 +80,10 @@ def of_pool(pool: GPUPool, objects: Objects, plan: PoolPlan | None, catalog: Cat
 
 
 def of_provider(
-    provider: ExternalProvider, blocked: tuple[str, str] | None, spent_today: Decimal, now: datetime
+    provider: ExternalProvider, blocked: tuple[str, str] | None, failing: str, spent_today: Decimal, now: datetime
 ) -> ExternalProviderStatus:
-    """`blocked`: reason and words of what the gateways found wrong with it."""
+    """`blocked`: reason and words of why it is not tried at all; `failing`: words if most of its requests fail."""
     conditions = ConditionSet(provider.status.conditions, provider.metadata.generation, now)
-    key_trouble = blocked is not None and blocked[0] in (Reason.MISSING_KEY, Reason.KEY_REFUSED)
     if provider.spec.suspend:
         conditions.set(ConditionType.READY, False, Reason.SUSPENDED, "spec.suspend is true: nothing is sent there")
     elif blocked is not None:
@@ -94,14 +93,14 @@ def of_provider(
         conditions.set(ConditionType.READY, False, Reason.NAMESPACE_NOT_ALLOWED, words)
     else:
         conditions.set(ConditionType.READY, True, Reason.AS_EXPECTED, "requests may be sent there, budgets allowing")
-    if blocked is not None and not key_trouble:
-        conditions.set(ConditionType.HEALTHY, False, *blocked)
+    if failing:
+        conditions.set(ConditionType.HEALTHY, False, Reason.PROVIDER_ERRORS, failing)
     else:
-        conditions.set(ConditionType.HEALTHY, True, Reason.PROVIDER_ANSWERS, "no errors that last")
-    if blocked is not None and key_trouble:
+        conditions.set(ConditionType.HEALTHY, True, Reason.PROVIDER_ANSWERS, "most of its requests are answered")
+    if blocked is not None:
         conditions.set(ConditionType.CREDENTIALS, False, *blocked)
     else:
-        words = f"key {provider.spec.credentials.key!r} of Secret spillway-provider-keys is in use"
+        words = f"the gateways hold key {provider.spec.credentials.key!r} of Secret spillway-provider-keys"
         conditions.set(ConditionType.CREDENTIALS, True, Reason.KEY_PRESENT, words)
     return ExternalProviderStatus(
         observed_generation=provider.metadata.generation,

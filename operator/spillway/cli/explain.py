@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 
 from kubernetes.aio import client, config
@@ -17,7 +18,9 @@ GOOD = {"Ready": "True", "MetricsAvailable": "True", "SpillAvailable": "True", "
 
 async def show(name: str, namespace: str, context: str | None, console: Console | None = None) -> int:
     """Print the explanation; returns the exit status."""
-    console = console or Console(highlight=False)
+    if console is None:
+        # A file or a pipe has no width: nothing is to be cut there.
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     errors = Console(stderr=True, highlight=False, markup=False)
     try:
         configuration = client.Configuration()
@@ -93,7 +96,7 @@ def tell(moe: MoEDeployment, console: Console, now: datetime) -> None:
 def variants(status: MoEDeploymentStatus) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("VARIANT", "WANTED", "READY", "STARTING", "PENDING", "GPUS EACH", "$/H", "COLD START"):
-        table.add_column(heading, justify="left" if heading == "VARIANT" else "right")
+        table.add_column(heading, justify="left" if heading == "VARIANT" else "right", no_wrap=True)
     for variant in status.variants:
         table.add_row(
             variant.name,

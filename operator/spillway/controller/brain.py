@@ -153,7 +153,7 @@ class Brain:
             for name, provider in providers.items()
             if provider.spec.credentials.key in missing
         }
-        return ProviderHealth(blocked)
+        return ProviderHealth(blocked, self._treasury.providers.failing())
 
     async def _look_at_traffic(self) -> None:
         if time.monotonic() - self._traffic_at < self._settings.tick_seconds * 0.9:

@@ -12,7 +12,7 @@ from spillway.act.children import Children
 from spillway.act.compare import merge_patch
 from spillway.act.events import EventRecorder
 from spillway.act.kube import Kube, KubeError, path
-from spillway.api import API_VERSION, CostPolicy, InvalidSpec, MoEDeployment, MoEDeploymentStatus, dump, parse
+from spillway.api import API_VERSION, CostPolicy, InvalidSpec, MoEDeployment, MoEDeploymentStatus, Reason, dump, parse
 from spillway.catalog import Catalog
 from spillway.controller.brain import Picture
 from spillway.controller.metrics import Metrics
@@ -101,7 +101,12 @@ class Reconciler:
             await self._write(plural, obj, dump(new))
         elif plural == PROVIDER and (provider := picture.providers.get(key)):
             spent = self._treasury.provider_usd_today(key)
-            new_status = platform_status.of_provider(provider, picture.health.blocked.get(key), spent, now)
+            failing = picture.health.failing.get(key, "")
+            new_status = platform_status.of_provider(provider, picture.health.blocked.get(key), failing, spent, now)
+            if failing:
+                await self._events.record(
+                    obj, Reason.PROVIDER_ERRORS, "most requests fail; see condition Healthy", "Warning"
+                )
             if blocked := picture.health.blocked.get(key):
                 await self._events.record(obj, blocked[0], blocked[1], "Warning")
             await self._write(plural, obj, dump(new_status), volatile=("spentToday",))

@@ -15,6 +15,7 @@ from kubernetes.aio.client import ApiException, CoreV1Api
 
 from spillway.api import CostPolicy, ExternalProvider, GPUPool, MoEDeployment
 from spillway.build import DEPLOYMENT_LABEL
+from spillway.controller.provider_watch import ProviderWatch
 from spillway.controller.settings import OperatorSettings
 from spillway.gateway.names import external_cluster
 from spillway.gateway.reader import fetch
@@ -89,6 +90,7 @@ class Treasury:
         self._missing: dict[str, frozenset[str]] = {}
         self.book = Book()
         self.view = Money()
+        self.providers = ProviderWatch()
         self.in_flight: dict[str, dict[str, int]] = {}  # by gateway process and cluster, for sharing out limits
         self._recent_caps: list[Mapping[Pair, int]] = []  # of the rounds whose caps may still be in force somewhere
         self._read_at = float("-inf")
@@ -207,6 +209,7 @@ class Treasury:
                 page = reading.page
                 charged = charge_reading(self.book, reading.pod, page.process, page.samples, prices, reading.at)
                 self._take(charged)
+        self.providers.note(((r.page.process, r.page.samples) for r in found.readings), time.monotonic())
         self._close_vanished(found, now)
         self._take(charge_pods(self.book, self._gpu_pods(), self._pool_prices(), now))
         unread = self._unread(found, now)

@@ -117,39 +117,45 @@ def test_pool_out_of_capacity_says_when_it_is_asked_again() -> None:
     assert again.out_of_capacity_since is None
 
 
+CHAT: dict[str, Any] = {"allowedNamespaces": ["chat"]}
+FINE = {"Ready": "True", "Healthy": "True", "Credentials": "True"}
+NO_KEY = (Reason.MISSING_KEY, "no key")
+
+
 @pytest.mark.parametrize(
-    ("changes", "blocked", "expected"),
+    ("changes", "blocked", "failing", "expected"),
     [
-        ({"allowedNamespaces": ["chat"]}, None, {"Ready": "True", "Healthy": "True", "Credentials": "True"}),
-        ({}, None, {"Ready": "False", "Healthy": "True", "Credentials": "True"}),
-        (
-            {"allowedNamespaces": ["chat"], "suspend": True},
-            None,
-            {"Ready": "False", "Healthy": "True", "Credentials": "True"},
-        ),
-        (
-            {"allowedNamespaces": ["chat"]},
-            (Reason.MISSING_KEY, "no key"),
-            {"Ready": "False", "Healthy": "True", "Credentials": "False"},
-        ),
-        (
-            {"allowedNamespaces": ["chat"]},
-            (Reason.PROVIDER_ERRORS, "500s"),
-            {"Ready": "False", "Healthy": "False", "Credentials": "True"},
-        ),
+        (CHAT, None, "", FINE),
+        ({}, None, "", FINE | {"Ready": "False"}),
+        (CHAT | {"suspend": True}, None, "", FINE | {"Ready": "False"}),
+        (CHAT, NO_KEY, "", FINE | {"Ready": "False", "Credentials": "False"}),
+        (CHAT, None, "9 of 10 failed", FINE | {"Healthy": "False"}),
+        (CHAT, NO_KEY, "9 of 10 failed", dict.fromkeys(FINE, "False")),
     ],
 )
-def test_provider(changes: dict[str, Any], blocked: tuple[str, str] | None, expected: dict[str, str]) -> None:
-    status = of_provider(provider(**changes), blocked, Decimal("1.239"), NOW)
+def test_provider(
+    changes: dict[str, Any], blocked: tuple[str, str] | None, failing: str, expected: dict[str, str]
+) -> None:
+    status = of_provider(provider(**changes), blocked, failing, Decimal("1.239"), NOW)
     assert {c.type: c.status for c in status.conditions} == expected
     assert status.spent_today == Decimal("1.24")
 
 
-def test_provider_reason_is_what_blocks_it() -> None:
-    suspended = of_provider(provider(suspend=True), (Reason.MISSING_KEY, "no key"), Decimal(0), NOW)
-    ready = find_condition(suspended.conditions, "Ready")
+@pytest.mark.parametrize(
+    ("changes", "blocked", "reason"),
+    [
+        ({"suspend": True}, NO_KEY, Reason.SUSPENDED),
+        ({}, NO_KEY, Reason.MISSING_KEY),
+        ({}, None, Reason.NAMESPACE_NOT_ALLOWED),
+        (CHAT, None, Reason.AS_EXPECTED),
+    ],
+)
+def test_provider_reason_is_what_comes_first(
+    changes: dict[str, Any], blocked: tuple[str, str] | None, reason: str
+) -> None:
+    ready = find_condition(of_provider(provider(**changes), blocked, "", Decimal(0), NOW).conditions, "Ready")
     assert ready is not None
-    assert ready.reason == Reason.SUSPENDED
+    assert ready.reason == reason
 
 
 def test_policy_shows_its_budgets_and_their_bound() -> None:
