@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
 from spillway.act.status import ConditionSet
 from spillway.api import (
     BudgetStatus,
+    BudgetSummary,
     ConditionType,
     CostPolicy,
     CostPolicyStatus,
@@ -130,7 +131,21 @@ def of_policy(
     return CostPolicyStatus(
         observed_generation=policy.metadata.generation,
         budgets=tuple(_budget(s, grants.get((policy.metadata.name, s.name))) for s in statements),
+        summary=_summary(statements),
         conditions=conditions.conditions,
+    )
+
+
+def _summary(statements: Sequence[Statement]) -> BudgetSummary:
+    def joined(values: Iterable[Decimal]) -> str:
+        return ", ".join(str(value.quantize(CENTS)) for value in values)
+
+    return BudgetSummary(
+        budgets=", ".join(s.name for s in statements),
+        spent=joined(s.spent for s in statements),
+        amount=joined(s.amount for s in statements),
+        remaining=joined(s.remaining for s in statements),
+        burn_per_hour=joined(s.burn_per_hour for s in statements),
     )
 
 

@@ -6,7 +6,15 @@ writes the CustomResourceDefinitions that these models describe.
 """
 
 from spillway.api.conditions import Condition, ConditionType, Reason, find_condition, set_condition, without_condition
-from spillway.api.costpolicy import Budget, BudgetStatus, CostPolicy, CostPolicySpec, CostPolicyStatus, DeploymentSpend
+from spillway.api.costpolicy import (
+    Budget,
+    BudgetStatus,
+    BudgetSummary,
+    CostPolicy,
+    CostPolicySpec,
+    CostPolicyStatus,
+    DeploymentSpend,
+)
 from spillway.api.externalprovider import (
     ExternalProvider,
     ExternalProviderSpec,
@@ -43,6 +51,7 @@ __all__ = [
     "VERSION",
     "Budget",
     "BudgetStatus",
+    "BudgetSummary",
     "Condition",
     "ConditionType",
     "CostPolicy",

@@ -148,6 +148,21 @@ class BudgetStatus(KubeModel):
     """What each deployment spent in the period."""
 
 
+class BudgetSummary(KubeModel):
+    """All budgets in a line each for `kubectl get`, which shows only the first entry of a list."""
+
+    budgets: Annotated[str, Field(max_length=1200)]
+    """Names, in the order of spec."""
+    spent: Annotated[str, Field(max_length=512)]
+    """Spent in the period, in US dollars."""
+    amount: Annotated[str, Field(max_length=512)]
+    """Amounts, in US dollars."""
+    remaining: Annotated[str, Field(max_length=512)]
+    """Left to spend, in US dollars."""
+    burn_per_hour: Annotated[str, Field(max_length=512)]
+    """Spent per hour lately, in US dollars."""
+
+
 class CostPolicyStatus(KubeModel):
     """Where the budgets stand."""
 
@@ -155,6 +170,8 @@ class CostPolicyStatus(KubeModel):
     """The metadata.generation that this status speaks of."""
     budgets: Annotated[tuple[BudgetStatus, ...], Field(max_length=16), ListType("map", "name")] = ()
     """Where each budget stands."""
+    summary: BudgetSummary | None = None
+    """The same for people, as `kubectl get` shows it."""
     conditions: Conditions = ()
     """Ready, WithinBudget."""
 
@@ -169,15 +186,14 @@ class CostPolicy(Resource):
         namespaced=False,
         rules=(NAME_RULE,),
         columns=(
-            Column("Spent($)", ".status.budgets[*].spent", "Spent in the period, by budget."),
-            Column("Budget($)", ".spec.budgets[*].amount", "Amount for the period, by budget."),
-            Column("Left($)", ".status.budgets[*].remaining", "Left to spend, by budget."),
-            Column("Burn($/h)", ".status.budgets[*].burnPerHour", "Spent per hour lately, by budget."),
+            Column("Budgets", ".status.summary.budgets", "Names of the budgets."),
+            Column("Spent($)", ".status.summary.spent", "Spent in the period, by budget."),
+            Column("Amount($)", ".status.summary.amount", "Amount for the period, by budget."),
+            Column("Left($)", ".status.summary.remaining", "Left to spend, by budget."),
+            Column("Burn($/h)", ".status.summary.burnPerHour", "Spent per hour lately, by budget."),
             Column("WithinBudget", '.status.conditions[?(@.type=="WithinBudget")].status', "Whether all budgets hold."),
             Column("Suspended", ".spec.suspend", "Whether external spend is stopped by hand."),
             Column("Age", ".metadata.creationTimestamp", "Time since creation.", type="date"),
-            Column("Budgets", ".spec.budgets[*].name", "Names of the budgets.", wide=True),
-            Column("Scopes", ".spec.budgets[*].scope", "What the budgets count.", wide=True),
             Column("Message", '.status.conditions[?(@.type=="WithinBudget")].message', "In words.", wide=True),
         ),
     )

@@ -233,8 +233,6 @@ class SpillStatus(KubeModel):
     """Share of the requests that spilled lately, 0 to 1."""
     cost_per_hour: Money
     """What spilled requests cost now, in US dollars per hour."""
-    lease_until: Timestamp | None = None
-    """Until when the gateway goes on spilling without word from the operator."""
 
 
 class CostStatus(KubeModel):

@@ -170,7 +170,7 @@ class Reconciler:
                 reason = "BudgetSpent" if crossed >= 100 else "BudgetThreshold"
                 await self._events.record(obj, reason, words, "Warning")
         new = platform_status.of_policy(policy, statements, view.grants, now)
-        await self._write(POLICY, obj, dump(new), volatile=("budgets",))
+        await self._write(POLICY, obj, dump(new), volatile=("budgets", "summary"))
 
     async def _write(
         self, plural: str, obj: dict[str, Any], new: dict[str, Any], volatile: tuple[str, ...] = ()
