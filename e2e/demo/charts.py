@@ -18,6 +18,7 @@ KIND_COLOURS: dict[Kind, str] = {"act": INK, "decision": BLUE, "condition": VERM
 FONT = "Inter, 'Segoe UI', 'Helvetica Neue', 'DejaVu Sans', Arial, sans-serif"
 SMOOTH_SECONDS = 3
 LANES = 4
+STATES = ("ready", "starting", "pending")
 SPILLED, REFUSED, BROKEN = "spilled to providers", "refused with a reason (429)", "failed or cut"
 
 Figure = Any  # plotly publishes no types
@@ -42,20 +43,19 @@ def demand(recording: Recording) -> Figure:
         trace = _area(times, coming, f"{state} (all variants)", MUTED, group="capacity", shape="hv", opacity=0.10)
         trace.update(line_width=0.6, fillpattern={"shape": pattern, "fgcolor": MUTED, "size": 5, "solidity": 0.25})
         figure.add_trace(trace)
-    known = [(s.at, s.work) for s in recording.samples if s.work is not None]
     figure.add_trace(
         go.Scatter(
-            x=[at for at, _ in known],
-            y=[w for _, w in known],
-            name="demand, as the operator measures it",
+            x=times,
+            y=[s.work for s in recording.samples],
+            name="demand: what clients ask for",
             line={"color": INK, "width": 2.6},
             hovertemplate="%{y:.1f} replicas of work<extra>demand</extra>",
         )
     )
-    shown_most = max([sum(work(s, n, p) for n in names for p in ("ready", "starting", "pending"))
-                      for s in recording.samples] + [w for _, w in known] + [1.0])  # fmt: skip
+    held = (sum(work(s, n, state) for n in names for state in STATES) for s in recording.samples)
+    highest = max([*held, *(s.work for s in recording.samples), 1.0])
     style(figure, recording, "Replicas’ worth of work<br>(1 = one B200 replica)", height=470)
-    figure.update_yaxes(domain=[0, 0.78], range=[0, shown_most * 1.06])
+    figure.update_yaxes(domain=[0, 0.78], range=[0, highest * 1.06])
     _marks(figure, recording)
     return figure
 

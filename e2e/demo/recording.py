@@ -39,13 +39,14 @@ class Replicas:
 
 @dataclass(frozen=True)
 class Sample:
-    """One second's look. `work`: demand in replicas of the first variant, as the operator measures it (None: not yet).
+    """One second's look. `work`: what clients ask for, in replicas of the first variant at its simulated speed.
 
-    Dollars: `spent` by the ledger, `billed` by the providers' own books, `bound` by which `budget` may be passed.
+    Dollars: `spent` by the ledger, `billed` by the providers' own books, `bound` by which `budget` may be passed;
+    per hour, GPUs as the status gives them, external ones as the bills grew in the last seconds.
     """
 
     at: float
-    work: float | None
+    work: float
     in_flight: int
     variants: dict[str, Replicas]
     gpu_usd_per_hour: float

@@ -16,6 +16,7 @@ from e2e.stage import NAMESPACE, PROVIDER_MODELS, Object, Stage, providers
 
 DEPLOYMENT, POLICY, BUDGET = "glm-5", "assist", "api-day"
 FIRST_POOL, SECOND_POOL = "blackwell-b200", "hopper-h200"
+FIRST_VARIANT = "blackwell-b200-nvfp4-vllm"
 DAY_USD = "500"
 TIMEOUT_SECONDS = 15
 
@@ -91,13 +92,12 @@ def amount(usd: str, **changes: Any) -> Object:
 
 def units_of(variant: str, prompt_tokens: float = 1154, output_tokens: float = 211) -> float:
     """The work that one replica of a variant does, in B200 replicas, as the simulated engines are set."""
-    return _seconds("blackwell-b200-nvfp4", prompt_tokens, output_tokens) / _seconds(
-        variant, prompt_tokens, output_tokens
-    )
+    mean = prompt_tokens, output_tokens
+    return replica_seconds(FIRST_VARIANT, *mean) / replica_seconds(variant, *mean)
 
 
-def _seconds(variant: str, prompt_tokens: float, output_tokens: float) -> float:
-    """Replica seconds of one mean request."""
+def replica_seconds(variant: str, prompt_tokens: float, output_tokens: float) -> float:
+    """How long one replica of the variant is busy with one request."""
     pool = next((p for p in DEFAULT_POOLS if variant.startswith(p.name)), DEFAULT_POOLS[0])
     precision = variant.removeprefix(f"{pool.name}-").split("-")[0].upper()
     speed, gpus = pool.speeds.get(precision, next(iter(pool.speeds.values()))), _gpus(pool, precision)

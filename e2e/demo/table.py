@@ -55,7 +55,7 @@ class Board:
         broken = sum(a.outcome in ("failed", "cut") for a in self._watcher.recording.answers)
         answered = count["local"] + count["spilled"]
         return [
-            ("demand", "–" if sample.work is None else f"{sample.work:.1f} replicas"),
+            ("demand", f"{sample.work:.1f} replicas"),
             ("in flight", str(sample.in_flight)),
             ("requests/s", f"{len(recent) / 5:.1f}"),
             ("spill share", f"{count['spilled'] / answered:.0%}" if answered else "–"),

@@ -174,6 +174,7 @@ def fallback(recording: Recording) -> Verdict:
     between = [a for a in answers if a.outcome == "spilled" and (serving is None or a.at < serving)]
     told = [m for m in recording.moments if m.kind == "condition" and m.name == "OutOfCapacity" and m.at >= since]
     command = str(recording.facts.get("fallback_command", ""))
+    flags = " ".join(word for word in command.split() if "fp8" in word.lower())
     checks = (
         no_failures(answers),
         Check(
@@ -181,7 +182,7 @@ def fallback(recording: Recording) -> Verdict:
             waited is not None and waited >= timeout - 3,
             _seconds(waited, "never") + f", timeout {timeout:.0f} s",
         ),
-        Check("with FP8 flags", "fp8" in command.lower(), command or "no engine was seen"),
+        Check("with FP8 flags", bool(flags), flags or command or "no engine was seen"),
         Check("and serves a cold start later", start is not None, _seconds(start, "never")),
         Check("spill covers the time between", bool(between), f"{len(between)} requests"),
         Check("the pool's status says so", bool(told), told[0].text if told else "no condition"),

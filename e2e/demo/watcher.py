@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -19,11 +20,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from urllib3.exceptions import HTTPError
 
 from e2e.demo.recording import REFUSALS, Answer, Chapter, Kind, Moment, Outcome, Recording, Replicas, Sample
-from e2e.demo.scene import DEPLOYMENT, FIRST_POOL, POLICY, units_of
+from e2e.demo.scene import BUDGET, DEPLOYMENT, FIRST_POOL, FIRST_VARIANT, POLICY, replica_seconds, units_of
 from e2e.load.summary import Record
 from e2e.stage import NAMESPACE, BackgroundLoad, Object, Stage
 
 EVERY_SECONDS = 1.0
+RATE_SECONDS = 5.0
 GROUP, VERSION = "spillway.dev", "v1alpha1"
 SPEED_QUERY = 'sum by (variant) (rate({__name__=~"vllm:generation_tokens_total",deployment!=""}[6s]))'
 WATCHED = (
@@ -131,18 +133,18 @@ class Watcher:
         self._note_decisions(status)
         budget: Object = next(iter(((policy or {}).get("status") or {}).get("budgets") or []), {})
         cost = status.get("cost") or {}
-        speeds = self._speeds()
+        speeds, billed = self._speeds(), float(self._stage.billed())
         self.recording.samples.append(
             Sample(
                 at=round(self.now(), 2),
-                work=self._work_wanted(),
+                work=round(self._work_offered(), 2),
                 in_flight=sum(load.run.in_flight for load, _ in self._loads),
                 variants={v["name"]: _replicas(v, speeds) for v in status.get("variants") or []},
                 gpu_usd_per_hour=float(cost.get("gpuPerHour", 0)),
-                external_usd_per_hour=float(cost.get("externalPerHour", 0)),
+                external_usd_per_hour=self._external_rate(billed),
                 spill_reason=(status.get("spill") or {}).get("reason", ""),
-                spent_usd=float(budget.get("spent", 0)),
-                billed_usd=float(self._stage.billed()),
+                spent_usd=self._spent(budget, policy or {}, billed),
+                billed_usd=billed,
                 budget_usd=float(budget.get("amount", 0)),
                 bound_usd=float(budget.get("bound", 0)),
             )
@@ -161,15 +163,45 @@ class Watcher:
             raise
         return cast(Object, found)
 
-    def _work_wanted(self) -> float | None:
-        """Demand as the leader's own metrics give it."""
+    def _work_offered(self) -> float:
+        """Work of the requests that were sent in the last seconds, per second."""
+        until = self.now()
+        work = 0.0
+        for load, _ in self._loads:
+            zero = load.started - self._zero
+            arrivals = load.run.schedule.arrivals[: load.run.sent]
+            first = bisect_left(arrivals, until - RATE_SECONDS - zero, key=lambda a: a.at)
+            work += sum(replica_seconds(FIRST_VARIANT, a.prompt_tokens, a.output_tokens) for a in arrivals[first:])
+        return work / RATE_SECONDS
+
+    def _external_rate(self, billed: float) -> float:
+        """Dollars per hour as the providers' bills grow."""
+        earlier = self.recording.samples[-round(RATE_SECONDS) :][:1]
+        if not earlier:
+            return 0.0
+        return round((billed - earlier[0].billed_usd) / max(self.now() - earlier[0].at, 0.1) * 3600, 2)
+
+    def _spent(self, budget: Object, policy: Object, billed: float) -> float:
+        """The ledger's own figure from the leader's metrics: the status is written every ten seconds only.
+
+        The metric tells what remains, of the amount in the status or of one that was patched a moment ago.
+        """
+        remaining = self._remaining()
+        if remaining is None or not budget:
+            return float(budget.get("spent", 0))
+        amounts = {float(budget["amount"]), float(policy["spec"]["budgets"][0]["amount"])}
+        nearest = min((amount - remaining for amount in amounts), key=lambda spent: abs(spent - billed))
+        return round(nearest, 6)
+
+    def _remaining(self) -> float | None:
         if not self._leader:
             self._leader = self._stage.leader()["status"]["podIP"]
         with urllib.request.urlopen(f"http://{self._leader}:8081/metrics", timeout=5) as page:
             text = page.read().decode()
+        wanted = {"policy": POLICY, "budget": BUDGET}
         for family in text_string_to_metric_families(text):
-            if family.name == "spillway_demand_work":
-                return next((float(s.value) for s in family.samples if s.labels.get("deployment") == DEPLOYMENT), None)
+            if family.name == "spillway_budget_remaining_usd":
+                return next((float(s.value) for s in family.samples if s.labels == wanted), None)
         self._leader = ""  # another one may lead now
         return None
 

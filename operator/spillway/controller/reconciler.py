@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MOE, POOL, PROVIDER, POLICY = "moedeployments", "gpupools", "externalproviders", "costpolicies"
 VOLATILE_SECONDS = 10.0  # costs and shares that move all the time are written this often at most
+IDLE_SECONDS = 60.0  # what budgets show, while only GPUs cost money: as often as the ledger itself is written
 WARNINGS = (Code.NO_GPU, Code.POOL_OUT_OF_CAPACITY, Code.BUDGET_SPENT, Code.METRICS_STALE, Code.NO_VARIANT)
 
 
@@ -182,7 +183,8 @@ class Reconciler:
             return
         meta = obj["metadata"]
         mark, moment = f"{plural}:{meta['uid']}", asyncio.get_running_loop().time()
-        if set(patch) <= set(volatile) and moment - self._written.get(mark, 0.0) < VOLATILE_SECONDS:
+        pause = VOLATILE_SECONDS if self._treasury.flowing or plural != POLICY else IDLE_SECONDS
+        if set(patch) <= set(volatile) and moment - self._written.get(mark, -pause) < pause:
             return
         where = path(API_VERSION, obj["kind"], meta.get("namespace"), meta["name"], "status")
         try:

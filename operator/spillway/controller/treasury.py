@@ -116,8 +116,7 @@ class Treasury:
     async def write(self, force: bool = False) -> None:
         """Store the book if it changed and a write is due."""
         now = datetime.now(UTC)
-        external = sum((a.usd for k, a in total(self.book).items() if k.source == "external"), ZERO)
-        flowing = external != self._last_external
+        flowing = self._external_usd() != self._last_external
         if self.book == self._written or not (force or due(now, self._written_at, flowing)):
             return
         try:
@@ -129,7 +128,15 @@ class Treasury:
             # Somebody else wrote. Take what is stored; the watermarks in it make the next reading charge the rest.
             log.error("the ledger object was changed by somebody else; reading it again", extra={"error": str(error)})
             self.book = self._written = await self._store.load() or Book()
-        self._written_at, self._last_external = now, external
+        self._written_at, self._last_external = now, self._external_usd()
+
+    def _external_usd(self) -> Decimal:
+        return sum((a.usd for k, a in total(self.book).items() if k.source == "external"), ZERO)
+
+    @property
+    def flowing(self) -> bool:
+        """Whether external money was spent in the last minutes."""
+        return any(k.source == "external" and usd for m in self.book.minutes.values() for k, usd in m.items())
 
     def _gateways(self) -> list[GatewayPod]:
         port = self._settings.gateway_metrics_port
@@ -199,34 +206,19 @@ class Treasury:
 
     async def _round(self, found: Round) -> None:
         """One reading of all gateways: charge, look at the budgets, tell if a limit moved, write if it is time."""
-        now = datetime.now(UTC)
-        providers = valid(ExternalProvider, self._objects.externalproviders)
-        policies = valid(CostPolicy, self._objects.costpolicies)
-        moes = list(valid(MoEDeployment, self._objects.moedeployments).values())
-        prices = money.prices(providers)
+        now, before = datetime.now(UTC), self.view
+        prices = money.prices(valid(ExternalProvider, self._objects.externalproviders))
         for reading in found.readings:
             if reading.page.process:
                 page = reading.page
-                charged = charge_reading(self.book, reading.pod, page.process, page.samples, prices, reading.at)
-                self._take(charged)
+                self._take(charge_reading(self.book, reading.pod, page.process, page.samples, prices, reading.at))
         self.providers.note(((r.page.process, r.page.samples) for r in found.readings), time.monotonic())
-        self._close_vanished(found, now)
         self._take(charge_pods(self.book, self._gpu_pods(), self._pool_prices(), now))
-        unread = self._unread(found, now)
+        # What vanished is charged by the limits of its time; a new leader has only today's.
+        self.view = self._assess(found, now)
+        if self._close_vanished(found, now):
+            self.view = self._assess(found, now)
         self.in_flight = {life.process: dict(life.in_flight) for life in self._lives.values() if life.process}
-        before = self.view
-        self.view = money.assess(
-            self.book,
-            policies,
-            moes,
-            providers,
-            self._objects,
-            self._in_flight_by_pair(moes),
-            self._caps_in_force(),
-            unread,
-            now,
-            self._settings.timing(),
-        )
         self._recent_caps = [*self._recent_caps, self.view.caps][-ROUNDS_IN_FORCE:]
         self._read_at = time.monotonic()  # a gateway that does not answer is in `unread`
         if (before.caps, before.stops, before.lease_seconds) != (
@@ -236,6 +228,21 @@ class Treasury:
         ):
             self._on_threshold()
         await self._write_quietly()
+
+    def _assess(self, found: Round, now: datetime) -> Money:
+        moes = list(valid(MoEDeployment, self._objects.moedeployments).values())
+        return money.assess(
+            self.book,
+            valid(CostPolicy, self._objects.costpolicies),
+            moes,
+            valid(ExternalProvider, self._objects.externalproviders),
+            self._objects,
+            self._in_flight_by_pair(moes),
+            self._caps_in_force(),
+            self._unread(found, now),
+            now,
+            self._settings.timing(),
+        )
 
     async def _write_quietly(self) -> None:
         """Spending is known here even while the API server is away; the write is tried again next round."""
@@ -249,8 +256,10 @@ class Treasury:
         for problem in charged.problems:
             log.error("not charged", extra={"problem": problem})
 
-    def _close_vanished(self, found: Round, now: datetime) -> None:
-        """Processes that are no more: retired if they were read after their last request, else charged their limit."""
+    def _close_vanished(self, found: Round, now: datetime) -> bool:
+        """Processes that are no more: retired if they were read after their last request, else charged their limit.
+        Returns whether anything was charged."""
+        charged = False
         listed = {p["metadata"]["name"] for p in self._objects.gateways()}
         alive = {Process(r.pod, r.page.process) for r in found.readings}
         unread = {owner for owner in self.book.gateways if owner.pod in found.failures and owner.pod in listed}
@@ -263,10 +272,12 @@ class Treasury:
             else:
                 limits = vanished_limits(self.view.needs, self._pod_caps(owner.pod))
                 self._take(charge_vanished(self.book, *owner, *limits, now))
+                charged = True
                 log.warning("a gateway vanished unread: charged its limit", extra={"pod": owner.pod})
         for pod in self._lives.keys() - listed:
             del self._lives[pod]
             self._missing.pop(pod, None)
+        return charged
 
     def _unread(self, found: Round, now: datetime) -> Decimal:
         """What gateways that exist but do not answer may have spent since they were last read."""
@@ -279,10 +290,11 @@ class Treasury:
 
     def _pod_caps(self, pod: str) -> dict[Pair, int]:
         """The share of each cap that a gateway pod had; all of it where that is not known."""
+        in_force = self._caps_in_force() or dict(self.view.caps)
         if pod not in self._lives:
-            return dict(self.view.caps)
+            return in_force
         found = {}
-        for pair, cap in self.view.caps.items():
+        for pair, cap in in_force.items():
             cluster_name = external_cluster((pair.provider, pair.model), f"{pair.namespace}/{pair.deployment}")
             load = {name: life.in_flight.get(cluster_name, 0) for name, life in self._lives.items()}
             found[pair] = share(cap, load).get(pod, 0)

@@ -53,28 +53,31 @@ def workload(
     now: float,
     settings: Settings,
 ) -> tuple[WorkloadPlan, tuple[DrainingReplica, ...]]:
-    """What the workload of one variant and revision asks for now, and the drains to remember."""
+    """What the workload of one variant and revision asks for now, and the drains to remember.
+
+    Pods beyond what it asks for already are on their way out, though Kubernetes has not marked them yet: they are
+    neither given up a second time nor taken back among the endpoints.
+    """
     asked = sum(a.replicas for a in deployment.asked if (a.variant, a.revision) == (variant, revision))
-    if wanted >= asked:
-        return WorkloadPlan(variant, revision, wanted), ()
     alive = [
         r
         for r in deployment.replicas
         if (r.variant, r.revision) == (variant, revision) and r.phase is not Phase.STOPPING
     ]
-    surplus = asked - wanted
+    by_turn = victims(alive, len(alive), draining)
+    leaving, staying = by_turn[: max(0, len(alive) - asked)], by_turn[max(0, len(alive) - asked) :]
+    drains = [DrainingReplica(r.name, draining.get(r.name, now)) for r in leaving if r.phase is Phase.READY]
+    surplus = max(0, asked - wanted)
     # Replicas that Kubernetes has not created (or that died) cost nothing to give up.
-    not_created = max(0, asked - len(alive))
-    gone = min(surplus, not_created)
-    kept_draining: list[DrainingReplica] = []
-    for victim in victims(alive, surplus - gone, draining):
+    gone = min(surplus, asked - len(staying))
+    for victim in staying[: surplus - gone]:
         if victim.phase is not Phase.READY:
             gone += 1
             continue
         since = draining.get(victim.name, now)
-        kept_draining.append(DrainingReplica(victim.name, since))
+        drains.append(DrainingReplica(victim.name, since))
         empty = victim.in_flight == 0 and now - since >= settings.deregister_seconds
         if empty or now - since >= settings.drain_seconds:
             gone += 1
-    plan = WorkloadPlan(variant, revision, asked - gone, tuple(d.name for d in kept_draining))
-    return plan, tuple(kept_draining)
+    plan = WorkloadPlan(variant, revision, max(wanted, asked) - gone, tuple(d.name for d in drains))
+    return plan, tuple(drains)

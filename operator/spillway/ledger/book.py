@@ -256,8 +256,11 @@ def coarse_span(span: Span, now: datetime, quarters: int = 1) -> Span:
         return span
     day = span.start // QUARTERS_PER_DAY * QUARTERS_PER_DAY
     if age <= timedelta(days=RECENT_DAYS) or (_month_boundary(day) and age <= timedelta(days=BOUNDARY_DAYS)):
-        return span if span.quarters >= quarters else Span(span.start // quarters * quarters, quarters)
-    return Span(day, QUARTERS_PER_DAY)
+        if span.quarters >= quarters:
+            return span
+        return coarse_span(Span(span.start // quarters * quarters, quarters), now, quarters)
+    # A coarser span begins earlier, so it may already be old enough for the next step: folding twice changes nothing.
+    return coarse_span(Span(day, QUARTERS_PER_DAY), now, quarters)
 
 
 def fold(book: Book, now: datetime, quarters: int = 1) -> Book:

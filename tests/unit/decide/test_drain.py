@@ -113,6 +113,19 @@ def test_victims_are_those_that_are_missed_least() -> None:
         ((replica("a", in_flight=None),), 1, 0, {"a": 900.0}, WorkloadPlan(V, OLD, 1, ("a",)), ("a",)),
         # Nobody waits for ever.
         ((replica("a", in_flight=2),), 1, 0, {"a": 700.0}, WorkloadPlan(V, OLD, 0, ("a",)), ("a",)),
+        # Its workload asks for fewer already and Kubernetes has not followed yet: it stays out of the endpoints, and
+        # nobody else goes in its place.
+        ((replica("a"), replica("b")), 1, 1, {"a": 900.0}, WorkloadPlan(V, OLD, 1, ("a",)), ("a",)),
+        (
+            (replica("a"), replica("b", in_flight=3)),
+            1,
+            0,
+            {"a": 900.0},
+            WorkloadPlan(V, OLD, 1, ("a", "b")),
+            ("a", "b"),
+        ),
+        ((replica("a", Phase.PENDING), replica("b")), 1, 0, {}, WorkloadPlan(V, OLD, 1, ("b",)), ("b",)),
+        ((replica("a"), replica("b")), 1, 2, {"a": 900.0}, WorkloadPlan(V, OLD, 2, ("a",)), ("a",)),
         # What does not answer, or does not exist, goes at once.
         ((replica("a", Phase.STARTING), replica("b")), 2, 1, {}, WorkloadPlan(V, OLD, 1), ()),
         ((replica("a"),), 3, 1, {}, WorkloadPlan(V, OLD, 1), ()),
@@ -145,13 +158,13 @@ def test_a_workload_never_falls_below_what_is_wanted_nor_cuts_a_replica_that_is_
 ) -> None:
     replicas = tuple(replica("abcdefgh"[n], phase, in_flight=load) for n, (phase, load) in enumerate(shapes))
     plan, remembered = workload(owner({OLD: asked}, *replicas), V, OLD, wanted, draining, NOW, SETTINGS)
-    assert plan.replicas >= min(wanted, asked)
-    assert plan.replicas <= max(wanted, asked)
-    answering = sum(1 for r in replicas if r.phase is Phase.READY)
-    drained = sum(
-        1
+    assert min(wanted, asked) <= plan.replicas <= max(wanted, asked)
+    # Whoever answers is asked for, or has been drained, or is out of the endpoints (and so gets no new request).
+    answering = {r.name: r for r in replicas if r.phase is Phase.READY}
+    drained = {
+        d.name
         for d in remembered
-        for r in replicas
-        if r.name == d.name and (NOW - d.since >= SETTINGS.drain_seconds or (r.in_flight == 0 and NOW - d.since >= 5))
-    )
-    assert plan.replicas >= min(asked, answering - drained)
+        if NOW - d.since >= SETTINGS.drain_seconds or (answering[d.name].in_flight == 0 and NOW - d.since >= 5)
+    }
+    assert plan.replicas >= min(asked, len(answering) - len(drained))
+    assert len(answering.keys() - set(plan.draining)) <= max(plan.replicas, asked)

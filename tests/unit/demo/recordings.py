@@ -73,7 +73,7 @@ def sample(at: float) -> Sample:
     heavy = 3.6 if STEP < at < 87 or at > 225 else 6.0 if 112 < at < LOWERED else 2.4 if LOWERED < at < 217 else 0.7
     return Sample(
         at=at,
-        work=None if at < 6 else heavy,
+        work=heavy if at > 24 else 0.0,
         in_flight=40,
         variants={
             B200: Replicas(first + starting + pending, first, starting, pending, 1.0, 900.0 * first),

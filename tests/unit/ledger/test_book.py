@@ -57,6 +57,13 @@ def test_folding_never_changes_the_total_nor_the_running_day_or_month_of_any_zon
     assert fold(book, now) is book, "folding twice changes nothing"
 
 
+def test_a_day_that_has_just_become_old_enough_for_its_month_goes_there_at_once() -> None:
+    now = datetime(2026, 9, 16, 0, 0, 1, tzinfo=UTC)
+    folded = fold(booked([(datetime(2026, 8, 7, 0, 15, tzinfo=UTC), Decimal(1))]), now)
+    assert [span.quarters for span in folded.spans] == [31 * 96]
+    assert fold(folded, now) is folded
+
+
 def test_a_busy_quarter_folds_to_few_buckets() -> None:
     quarter = timedelta(minutes=15)
     book = booked([(NOW - number * quarter, Decimal("0.1")) for number in range(120 * 96)])

@@ -1,0 +1,215 @@
+"""The treasury on a real API server, reading a gateway's page over HTTP: no dollar is lost or counted twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from aiohttp import web
+from kubernetes.aio import config
+from kubernetes.aio.client import CoreV1Api, V1Namespace, V1ObjectMeta
+
+from spillway.controller.settings import OperatorSettings
+from spillway.controller.treasury import Treasury
+from spillway.ledger import total
+from spillway.observe import Objects
+from tests.integration.conftest import Kube
+
+PAIR = 'deployment="chat/glm-5",provider="zai",model="glm-5",outcome="metered"'
+
+
+class FakeGateway:
+    """Answers `/counters` as a gateway does that has sent so many requests of 1000 + 100 tokens to a provider."""
+
+    def __init__(self) -> None:
+        self.process, self.requests, self.in_flight, self.port = "p1", 0, 0, 0
+
+    def page(self) -> str:
+        label = f'{PAIR},process="{self.process}"'
+        rows = {"requests": 1, "prompt_tokens": 1000, "completion_tokens": 100, "cached_tokens": 0}
+        lines = [f"envoy_spillway_egress_{name}{{{label}}} {each * self.requests}" for name, each in rows.items()]
+        cluster = f'envoy_cluster_name="ext|zai|glm-5|chat/glm-5",process="{self.process}"'
+        return "\n".join([*lines, f"envoy_cluster_upstream_rq_active{{{cluster}}} {self.in_flight}", ""])
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[FakeGateway]:
+    fake = FakeGateway()
+
+    async def counters(_: web.Request) -> web.Response:
+        return web.Response(text=fake.page())
+
+    app = web.Application()
+    app.router.add_get("/counters", counters)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    fake.port = runner.addresses[0][1]
+    yield fake
+    await runner.cleanup()
+
+
+def objects(namespace: str) -> Objects:
+    """A cluster with one gateway pod, one deployment, one provider and a budget of 500 dollars a day."""
+    api = {"apiVersion": "spillway.dev/v1alpha1"}
+    pod = {
+        "metadata": {"name": "gw-0", "namespace": namespace, "labels": {"app.kubernetes.io/name": "spillway-gateway"}},
+        "status": {"phase": "Running", "podIP": "127.0.0.1"},
+    }
+    model = {"name": "glm-5", "price": {"input": "1", "output": "3"}, "contextLength": 8192, "maxOutputTokens": 512}
+    provider = {
+        **api,
+        "kind": "ExternalProvider",
+        "metadata": {"name": "zai"},
+        "spec": {
+            "baseURL": "https://api.z.ai/v4",
+            "credentials": {"key": "zai"},
+            "models": [model],
+            "allowedNamespaces": ["chat"],
+        },
+    }
+    spill = {"providers": [{"name": "zai", "model": "glm-5"}]}
+    moe = {
+        **api,
+        "kind": "MoEDeployment",
+        "metadata": {"name": "glm-5", "namespace": "chat", "uid": "u"},
+        "spec": {"model": {"name": "glm-5"}, "spill": spill},
+    }
+    budget = {"name": "day", "period": "Day", "amount": "500"}
+    policy = {
+        **api,
+        "kind": "CostPolicy",
+        "metadata": {"name": "team"},
+        "spec": {"selector": {"namespaces": ["chat"]}, "budgets": [budget]},
+    }
+    return Objects(
+        moedeployments={"chat/glm-5": moe},
+        externalproviders={"zai": provider},
+        costpolicies={"team": policy},
+        pods={f"{namespace}/gw-0": pod},
+    )
+
+
+@pytest.fixture
+async def core(kube: Kube) -> AsyncIterator[CoreV1Api]:
+    client = await config.new_client_from_config(str(kube.kubeconfig))  # type: ignore[no-untyped-call]
+    async with client:
+        yield CoreV1Api(client)
+
+
+@pytest.fixture
+async def namespace(core: CoreV1Api) -> str:
+    name = f"treasury-{uuid4().hex[:8]}"
+    await core.create_namespace(V1Namespace(metadata=V1ObjectMeta(name=name)))
+    return name
+
+
+@asynccontextmanager
+async def treasury(core: CoreV1Api, found: Objects, namespace: str, port: int) -> AsyncIterator[Treasury]:
+    """A leader's treasury that runs until the block ends, and then writes its last state."""
+    settings = OperatorSettings(namespace=namespace, gateway_metrics_port=port)
+    one = Treasury(core, found, settings, on_threshold=lambda: None)
+    await one.load()
+    stopped = asyncio.Event()
+    task = asyncio.create_task(one.run(stopped))
+    try:
+        yield one
+    finally:
+        stopped.set()
+        await task
+
+
+async def until(look: Callable[[], Any]) -> None:
+    async with asyncio.timeout(20):
+        while not look():  # noqa: ASYNC110 - the treasury tells nobody that it has read
+            await asyncio.sleep(0.05)
+
+
+def spent(one: Treasury) -> Decimal:
+    return sum((a.usd for a in total(one.book).values()), Decimal(0))
+
+
+def estimated(one: Treasury) -> Decimal:
+    return sum((a.estimated_usd for a in total(one.book).values()), Decimal(0))
+
+
+EACH = Decimal("0.0013")  # 1000 tokens at $1 and 100 at $3 a million
+
+
+async def test_a_new_leader_goes_on_where_the_old_one_was(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway
+) -> None:
+    found = objects(namespace)
+    gateway.requests = 10
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await until(lambda: spent(one) == 10 * EACH)
+        assert one.view.statements["team"][0].spent == 10 * EACH
+        assert one.fresh
+    gateway.requests = 25  # while nobody looked
+    async with treasury(core, found, namespace, gateway.port) as two:
+        assert spent(two) == 10 * EACH
+        await until(lambda: spent(two) == 25 * EACH)
+        assert estimated(two) == 0
+
+
+async def test_a_gateway_killed_while_nobody_leads_is_charged_its_limit(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway
+) -> None:
+    found = objects(namespace)
+    gateway.requests = 10
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await until(lambda: spent(one) == 10 * EACH)
+    del found.pods[f"{namespace}/gw-0"]
+    async with treasury(core, found, namespace, gateway.port) as two:
+        await until(lambda: not two.book.gateways)
+        assert estimated(two) > 0, "what it may have spent unread is not forgotten"
+
+
+async def test_a_gateway_that_ends_cleanly_is_charged_nothing_more(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway
+) -> None:
+    found = objects(namespace)
+    gateway.requests = 10
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await until(lambda: spent(one) == 10 * EACH)
+        found.pods[f"{namespace}/gw-0"]["metadata"]["deletionTimestamp"] = "2026-11-23T12:00:00Z"
+        gateway.requests = 12  # its last ones, read before it goes
+        await until(lambda: spent(one) == 12 * EACH)
+        del found.pods[f"{namespace}/gw-0"]
+        await until(lambda: not one.book.gateways)
+        assert (spent(one), estimated(one)) == (12 * EACH, Decimal(0))
+
+
+async def test_a_restarted_process_counts_from_zero(core: CoreV1Api, namespace: str, gateway: FakeGateway) -> None:
+    found = objects(namespace)
+    gateway.requests = 10
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await until(lambda: spent(one) == 10 * EACH)
+        gateway.process, gateway.requests = "p2", 3
+        await until(lambda: {owner.process for owner in one.book.gateways} == {"p2"})
+        assert spent(one) - estimated(one) == 13 * EACH
+        assert estimated(one) > 0, "the first process was never read after its last request"
+
+
+async def test_a_ledger_that_somebody_else_changed_is_read_again(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway
+) -> None:
+    found = objects(namespace)
+    gateway.requests = 10
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await until(lambda: spent(one) == 10 * EACH)
+        await one.write(force=True)
+        stored: Any = await core.read_namespaced_config_map("spillway-ledger", namespace)
+        stored.metadata.annotations = {"somebody": "was here"}
+        await core.replace_namespaced_config_map("spillway-ledger", namespace, stored)
+        gateway.requests = 11
+        await until(lambda: spent(one) == 11 * EACH)
+        await one.write(force=True)
+        await until(lambda: spent(one) == 11 * EACH)
+        assert estimated(one) == 0
