@@ -86,7 +86,8 @@ def tokens(recording: Recording) -> Figure:
     figure = go.Figure()
     for name, colour in zip(variants(recording.samples), VARIANT_COLOURS, strict=False):
         speeds = [s.variants[name].output_tokens_per_second if name in s.variants else 0.0 for s in recording.samples]
-        figure.add_trace(_area([s.at for s in recording.samples], speeds, name, colour, group="tokens"))
+        each_second = np.interp(seconds(recording), [s.at for s in recording.samples], speeds).round(1).tolist()
+        figure.add_trace(_area(seconds(recording), each_second, name, colour, group="tokens"))
     total = np.zeros(len(seconds(recording)))
     for each in (a for a in recording.answers if a.outcome == "spilled"):
         first, last = int(each.at), max(int(each.at) + 1, round(each.ended))
@@ -281,7 +282,7 @@ def style(
         template="plotly_white",
         font={"family": FONT, "size": 13, "color": INK},
         height=height,
-        margin={"l": 70, "r": 14, "t": 34, "b": 100 if not short and bands else 92},
+        margin={"l": 70, "r": 14, "t": 34, "b": 84 if height > 400 else 70},
         legend={"orientation": "h", "yanchor": "top", "y": -0.2 if height < 400 else -0.14, "x": 0, "font_size": 12.5},
         hovermode="x unified" if height < 400 else "closest",
         paper_bgcolor="white",
@@ -289,7 +290,7 @@ def style(
     )
     figure.update_xaxes(
         title={"text": "Seconds since the start of the story", "standoff": 6},
-        range=[0, recording.seconds],
+        range=[-0.012 * recording.seconds, recording.seconds],
         gridcolor=GRID,
         zeroline=False,
     )

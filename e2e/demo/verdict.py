@@ -206,4 +206,4 @@ def _seconds(value: float | None, absent: str) -> str:
 
 
 def _of(bound: float | None) -> str:
-    return "" if bound is None else f"; promised: at most ${bound:.2f}"
+    return "" if bound is None else f"; promised: at most ${bound:.4f}"

@@ -145,7 +145,7 @@ class Watcher:
                 spill_reason=(status.get("spill") or {}).get("reason", ""),
                 spent_usd=self._spent(budget, policy or {}, billed),
                 billed_usd=billed,
-                budget_usd=float(budget.get("amount", 0)),
+                budget_usd=float((policy or {"spec": {"budgets": [{"amount": 0}]}})["spec"]["budgets"][0]["amount"]),
                 bound_usd=float(budget.get("bound", 0)),
             )
         )
@@ -184,14 +184,17 @@ class Watcher:
     def _spent(self, budget: Object, policy: Object, billed: float) -> float:
         """The ledger's own figure from the leader's metrics: the status is written every ten seconds only.
 
-        The metric tells what remains, of the amount in the status or of one that was patched a moment ago.
+        The metric tells what remains, of the amount in the status or of one that was patched a moment ago. It says 0
+        as long as nothing more may be spent, whatever remains.
         """
+        stated = float(budget.get("spent", 0))
+        known = max(stated, self.last.spent_usd if self.last else 0.0)
         remaining = self._remaining()
-        if remaining is None or not budget:
-            return float(budget.get("spent", 0))
+        if not remaining or not budget:
+            return known
         amounts = {float(budget["amount"]), float(policy["spec"]["budgets"][0]["amount"])}
         nearest = min((amount - remaining for amount in amounts), key=lambda spent: abs(spent - billed))
-        return round(nearest, 6)
+        return round(max(nearest, known), 6)
 
     def _remaining(self) -> float | None:
         if not self._leader:

@@ -68,6 +68,13 @@ def of_problem(problem: Problem, before: MoEDeploymentStatus, now: datetime) -> 
     )
 
 
+def of_refusal(before: MoEDeploymentStatus, generation: int, words: str, now: datetime) -> MoEDeploymentStatus:
+    """A child was refused by the API server: what was seen before stays, and Degraded says why nothing changes."""
+    conditions = ConditionSet(before.conditions, generation, now)
+    conditions.set(ConditionType.DEGRADED, True, Reason.APPLY_REFUSED, words)
+    return before.model_copy(update={"conditions": conditions.conditions})
+
+
 def of_deployment(
     resolved: Resolved,
     seen: Deployment,
@@ -203,6 +210,8 @@ def conditions(
         told.set(ConditionType.WITHIN_BUDGET, False, Reason.BUDGET_SPENT, words)
     else:
         told.set(ConditionType.WITHIN_BUDGET, True, Reason.AS_EXPECTED, "no budget is spent")
+    if find_condition(before, ConditionType.DEGRADED):
+        told.set(ConditionType.DEGRADED, False, Reason.AS_EXPECTED, "the API server takes what this deployment needs")
     if seen.pinned_replicas:
         told.set(
             ConditionType.PINNED,

@@ -60,6 +60,7 @@ class Reason:
     UNKNOWN_MODEL = "UnknownModel"
     NO_POOL_FITS = "NoPoolFits"
     NAME_TAKEN = "NameTaken"
+    APPLY_REFUSED = "ApplyRefused"
     STARTING = "Starting"
     NO_READY_REPLICA = "NoReadyReplica"
     FEWER_REPLICAS_THAN_WANTED = "FewerReplicasThanWanted"

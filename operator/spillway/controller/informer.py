@@ -121,11 +121,23 @@ async def listed(objects: Objects, get: Callable[[str, dict[str, str]], Awaitabl
     await asyncio.gather(*(fill(*kind) for kind in WATCHED))
 
 
-async def run(objects: Objects, on_change: OnChange, configuration: client.Configuration, stop: asyncio.Event) -> None:
-    """Watch until `stop` is set. A watch that cannot go on raises: the process exits and starts again."""
-    await kopf.operator(
+async def run(
+    objects: Objects,
+    on_change: OnChange,
+    configuration: client.Configuration,
+    stop: asyncio.Event,
+    take_signals: Callable[[], None],
+) -> None:
+    """Watch until `stop` is set. A watch that cannot go on raises: the process exits and starts again.
+
+    kopf sets signal handlers that end the watches and nothing else; `take_signals` is called right after, to set ours.
+    """
+    others = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
         registry=registry(objects, on_change, configuration),
         settings=settings(),
         clusterwide=True,
         stop_flag=stop,
     )
+    take_signals()
+    await kopf.run_tasks(tasks, ignored=others)

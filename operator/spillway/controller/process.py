@@ -62,7 +62,7 @@ class Operator:
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. Raises LeadershipLost, and whatever ends a task that must not end."""
-        loop = asyncio.get_running_loop()
+        self._take_signals()
         health = HealthServer(
             self._settings.bind_address, self._settings.health_port, self._metrics, self._trouble, self._not_ready
         )
@@ -71,10 +71,6 @@ class Operator:
             async with asyncio.TaskGroup() as tasks:
                 informing = tasks.create_task(self._inform(), name="informers")
                 leading = tasks.create_task(self._lead(), name="leader")
-                # kopf has set its own handlers by the time its task first yields; ours must be the ones that hold.
-                await asyncio.sleep(0)
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    loop.add_signal_handler(number, self._stopped.set)
                 await self._stopped.wait()
                 log.info("stopping")
                 await leading
@@ -85,10 +81,14 @@ class Operator:
         finally:
             await health.stop()
 
+    def _take_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stopped.set)
+
     async def _inform(self) -> None:
         stop = asyncio.Event()
         try:
-            await informer.run(self._objects, self._changed, self._api.configuration, stop)
+            await informer.run(self._objects, self._changed, self._api.configuration, stop, self._take_signals)
         finally:
             stop.set()
         if not self._stopped.is_set():

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 MOE, POOL, PROVIDER, POLICY = "moedeployments", "gpupools", "externalproviders", "costpolicies"
 VOLATILE_SECONDS = 10.0  # costs and shares that move all the time are written this often at most
 IDLE_SECONDS = 60.0  # what budgets show, while only GPUs cost money: as often as the ledger itself is written
+REFUSED = (400, 403, 422)  # answers that the same request gets again
 WARNINGS = (Code.NO_GPU, Code.POOL_OUT_OF_CAPACITY, Code.BUDGET_SPENT, Code.METRICS_STALE, Code.NO_VARIANT)
 
 
@@ -133,10 +134,18 @@ class Reconciler:
             )
             volatile = () if untold else ("spill", "cost")
             await self._write(MOE, obj, dump(new), volatile=volatile)
-        except (KubeError, OSError, TimeoutError):
+        except (KubeError, OSError, TimeoutError) as error:
             self._untold[key] = untold + self._untold.get(key, [])
+            if isinstance(error, KubeError) and error.status in REFUSED:
+                await self._refused(obj, before, error, now)
             raise
         await self._tell(key, obj, untold, planned.decisions)
+
+    async def _refused(self, obj: dict[str, Any], before: MoEDeploymentStatus, error: KubeError, now: datetime) -> None:
+        """The API server does not take a child as it is: its words are for the user, and we try again."""
+        words = f"the API server refuses what this deployment needs, tried again: {error.message}"
+        await self._events.record(obj, Reason.APPLY_REFUSED, words, "Warning")
+        await self._write(MOE, obj, dump(status.of_refusal(before, obj["metadata"]["generation"], words, now)))
 
     async def _tell(
         self, key: str, obj: dict[str, Any], changes: list[Decision], current: tuple[Decision, ...]

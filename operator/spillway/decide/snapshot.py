@@ -50,7 +50,6 @@ class Replica:
     scheduled_at: float | None = None
     ready_at: float | None = None
     in_flight: int | None = None  # running and waiting in the engine; None: not known
-    deletion_cost: int = 0
 
 
 @dataclass(frozen=True, slots=True)

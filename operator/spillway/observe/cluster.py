@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from kubernetes.utils.quantity import parse_quantity
+
 from spillway.api import GPUPool, MoEDeployment
 from spillway.build import DEPLOYMENT_LABEL, REVISION_LABEL, VARIANT_LABEL
 from spillway.decide.snapshot import Asked, Phase, Pool, Replica
@@ -45,7 +47,6 @@ def replicas(moe: MoEDeployment, objects: Objects, in_flight: Mapping[str, int])
                 scheduled_at=seconds(scheduled.get("lastTransitionTime")) if has_node and scheduled else None,
                 ready_at=seconds(ready.get("lastTransitionTime")) if where is Phase.READY and ready else None,
                 in_flight=in_flight.get(key),
-                deletion_cost=int((meta.get("annotations") or {}).get(DELETION_COST, "0")),
             )
         )
     return tuple(found)
@@ -72,7 +73,12 @@ def asked(moe: MoEDeployment, objects: Objects) -> tuple[Asked, ...]:
 def requested(pod: Object, resource: str) -> int:
     """Units of an extended resource that a pod holds."""
     containers = (pod.get("spec") or {}).get("containers") or []
-    return sum(int(((c.get("resources") or {}).get("requests") or {}).get(resource, 0)) for c in containers)
+    return sum(whole(((c.get("resources") or {}).get("requests") or {}).get(resource)) for c in containers)
+
+
+def whole(quantity: str | int | None) -> int:
+    """A Kubernetes quantity of something that comes in whole units; extended resources do."""
+    return int(parse_quantity(quantity)) if quantity is not None else 0  # type: ignore[no-untyped-call]
 
 
 def pool_nodes(pool: GPUPool, objects: Objects) -> list[Object]:
@@ -85,7 +91,7 @@ def pool_nodes(pool: GPUPool, objects: Objects) -> list[Object]:
 
 
 def allocatable(node: Object, resource: str) -> int:
-    return int(((node.get("status") or {}).get("allocatable") or {}).get(resource, 0))
+    return whole(((node.get("status") or {}).get("allocatable") or {}).get(resource))
 
 
 def gpus_in_use(objects: Objects, resource: str) -> dict[str, int]:

@@ -85,6 +85,16 @@ def by_deployment(samples: list[dict[str, Any]]) -> Rates:
     return rates
 
 
+def by_pod(samples: list[dict[str, Any]]) -> dict[str, int]:
+    """Whole numbers by namespace/pod; what is no number is no data."""
+    found = {}
+    for sample in samples:
+        value = float(sample["value"][1])
+        if math.isfinite(value):
+            found[f"{sample['metric'].get('namespace')}/{sample['metric'].get('pod')}"] = int(value)
+    return found
+
+
 def demands(answers: Mapping[str, list[dict[str, Any]]], age_seconds: float) -> dict[str, Demand]:
     """Demand of each deployment that any signal names."""
     signal = {name: by_deployment(samples) for name, samples in answers.items()}

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from spillway.act.status import history, of_deployment, of_problem, readiness, spill_share, stamp
+from spillway.act.status import history, of_deployment, of_problem, of_refusal, readiness, spill_share, stamp
 from spillway.api import (
     MAX_DECISIONS,
     Metadata,
@@ -206,3 +206,11 @@ def test_spill_share(demand: Demand | None, expected: str) -> None:
 
 def test_times_are_whole_seconds() -> None:
     assert stamp(NOW.timestamp() + 0.9) == NOW
+
+
+def test_a_refused_child_is_told_and_taken_back() -> None:
+    words = "the API server refuses what this deployment needs, tried again: spec.env[0].name is invalid"
+    refused = of_refusal(MoEDeploymentStatus(), 3, words, NOW)
+    told = find_condition(refused.conditions, "Degraded")
+    assert told is not None
+    assert (told.status, told.reason, told.message) == ("True", Reason.APPLY_REFUSED, words)

@@ -84,7 +84,7 @@ def test_replicas_are_the_deployments_own_pods_with_their_times() -> None:
     )
     assert [r.name for r in found] == ["ready", "starting", "waiting"]
     ready, starting, waiting = found
-    assert (ready.variant, ready.revision, ready.in_flight, ready.deletion_cost) == (VARIANT, "abc", 7, -1000)
+    assert (ready.variant, ready.revision, ready.in_flight) == (VARIANT, "abc", 7)
     assert (ready.asked_at, ready.scheduled_at, ready.ready_at) == (at(ASKED), at(SCHEDULED), at(READY))
     assert (starting.scheduled_at, starting.ready_at, starting.in_flight) == (at(SCHEDULED), None, None)
     assert (waiting.scheduled_at, waiting.ready_at) == (None, None)
@@ -154,3 +154,8 @@ def test_pods_of_ours_in_another_pool_do_not_count() -> None:
     other["spec"]["nodeSelector"] = {"nvidia.com/gpu.product": "NVIDIA-H200"}
     found = cluster.pool(pool(), objects(node("n1"), other))
     assert found.used_gpus == 0
+
+
+@pytest.mark.parametrize(("quantity", "expected"), [(None, 0), ("8", 8), (8, 8), ("1k", 1000)])
+def test_quantities_of_gpus_are_whole(quantity: str | int | None, expected: int) -> None:
+    assert cluster.whole(quantity) == expected

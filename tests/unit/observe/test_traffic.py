@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from spillway.observe.traffic import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS, Traffic, by_deployment, demands, queries
+from spillway.observe.traffic import (
+    PRIOR_INPUT_TOKENS,
+    PRIOR_OUTPUT_TOKENS,
+    Traffic,
+    by_deployment,
+    by_pod,
+    demands,
+    queries,
+)
 
 Sample = dict[str, Any]
 NAMES = tuple(queries("60s", "300s"))
@@ -114,3 +122,11 @@ def test_queries_use_both_windows_and_never_the_engines_of_others() -> None:
     assert "[20s]" in asked["arrivals"]
     assert "[90s]" in asked["local_input"]
     assert all('deployment!=""' in asked[name] for name in ("local_input", "local_output"))
+
+
+def test_requests_in_an_engine_without_a_number_are_not_known() -> None:
+    samples = [
+        {"metric": {"namespace": "chat", "pod": "a"}, "value": [0, "7"]},
+        {"metric": {"namespace": "chat", "pod": "b"}, "value": [0, "NaN"]},
+    ]
+    assert by_pod(samples) == {"chat/a": 7}
