@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
+import errno
 import json
 import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -28,10 +29,11 @@ from e2e.cluster.kubelet import NodeAgent
 from e2e.cluster.processes import StartError, process_start_ticks
 from e2e.cluster.prometheus import Prometheus
 from e2e.cluster.providers import Providers
-from e2e.cluster.settings import CONFIG_FILE, STATE_FILE, ClusterConfig, cache_directory
+from e2e.cluster.settings import CONFIG_FILE, STATE_FILE, ClusterConfig
 
 log = logging.getLogger("cluster.supervisor")
 
+_CLAIM_PORT = 10249
 _SUBNETS = range(64, 250)  # second part of the pods' loopback addresses; one per running cluster
 
 
@@ -42,15 +44,17 @@ def say(message: str) -> None:
 
 @contextlib.contextmanager
 def own_subnet() -> Iterator[int]:
-    """A second address part that no other running cluster of this machine uses, held by a file lock."""
-    locks = cache_directory() / "subnets"
-    locks.mkdir(parents=True, exist_ok=True)
+    """A second address part that no other running cluster of this machine uses, whoever started it: held by a socket
+    that the kernel gives to one process only and takes back when it dies."""
     for number in _SUBNETS:
-        with (locks / str(number)).open("w") as handle:
+        with socket.socket() as claim:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                claim.bind((f"127.{number}.255.254", _CLAIM_PORT))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
                 continue
+            claim.listen()
             yield number
             return
     raise StartError(f"all {len(_SUBNETS)} loopback subnets are in use by running clusters")

@@ -39,6 +39,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\ninterrupted: the cluster is gone", file=sys.stderr)
         return 130
+    except (Unmet, RuntimeError) as error:
+        print(f"the stage could not be set: {error}", file=sys.stderr)
+        return 1
     recording.save(options.output / "recording.json")
     return conclude(recording, options.output, trouble)
 

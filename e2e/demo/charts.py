@@ -290,7 +290,7 @@ def style(
     )
     figure.update_xaxes(
         title={"text": "Seconds since the start of the story", "standoff": 6},
-        range=[-0.012 * recording.seconds, recording.seconds],
+        range=[-0.012 * recording.seconds, 1.012 * recording.seconds],
         gridcolor=GRID,
         zeroline=False,
     )

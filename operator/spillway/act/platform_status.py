@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 from spillway.act.status import ConditionSet
 from spillway.api import (
@@ -18,6 +19,7 @@ from spillway.api import (
     ExternalProviderStatus,
     GPUPool,
     GPUPoolStatus,
+    InvalidSpec,
     Reason,
 )
 from spillway.catalog import Catalog, pool_gpu
@@ -29,6 +31,23 @@ from spillway.observe.objects import Objects
 
 CENTS = Decimal("0.01")
 FINE = Decimal("0.0001")
+
+
+PlatformStatus = GPUPoolStatus | ExternalProviderStatus | CostPolicyStatus
+
+
+def of_invalid(
+    kind: type[GPUPool] | type[ExternalProvider] | type[CostPolicy],
+    invalid: InvalidSpec,
+    obj: Mapping[str, Any],
+    now: datetime,
+) -> PlatformStatus:
+    """The object cannot be used as it is: say why; what was seen of it before stays."""
+    before: PlatformStatus = kind.status_model.model_validate(obj.get("status") or {})  # type: ignore[assignment]
+    generation = invalid.metadata.generation
+    conditions = ConditionSet(before.conditions, generation, now)
+    conditions.set(ConditionType.READY, False, Reason.INVALID_SPEC, invalid.message)
+    return before.model_copy(update={"observed_generation": generation, "conditions": conditions.conditions})
 
 
 def of_pool(pool: GPUPool, objects: Objects, plan: PoolPlan | None, catalog: Catalog, now: datetime) -> GPUPoolStatus:

@@ -76,6 +76,8 @@ class Brain:
         self._wake.set()
 
     async def run(self, stopped: asyncio.Event) -> None:
+        """Until stopped. The first plan waits for the treasury's first look: without it nothing could be afforded."""
+        await self._treasury.read_once.wait()
         while not stopped.is_set():
             started = time.monotonic()
             self._wake.clear()

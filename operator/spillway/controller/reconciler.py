@@ -12,7 +12,18 @@ from spillway.act.children import Children
 from spillway.act.compare import merge_patch
 from spillway.act.events import EventRecorder
 from spillway.act.kube import Kube, KubeError, path
-from spillway.api import API_VERSION, CostPolicy, InvalidSpec, MoEDeployment, MoEDeploymentStatus, Reason, dump, parse
+from spillway.api import (
+    API_VERSION,
+    CostPolicy,
+    ExternalProvider,
+    GPUPool,
+    InvalidSpec,
+    MoEDeployment,
+    MoEDeploymentStatus,
+    Reason,
+    dump,
+    parse,
+)
 from spillway.catalog import Catalog
 from spillway.controller.brain import Picture
 from spillway.controller.metrics import Metrics
@@ -25,6 +36,11 @@ from spillway.observe.objects import Objects
 log = logging.getLogger(__name__)
 
 MOE, POOL, PROVIDER, POLICY = "moedeployments", "gpupools", "externalproviders", "costpolicies"
+KINDS: dict[str, type[GPUPool] | type[ExternalProvider] | type[CostPolicy]] = {
+    POOL: GPUPool,
+    PROVIDER: ExternalProvider,
+    POLICY: CostPolicy,
+}
 VOLATILE_SECONDS = 10.0  # costs and shares that move all the time are written this often at most
 IDLE_SECONDS = 60.0  # what budgets show, while only GPUs cost money: as often as the ledger itself is written
 REFUSED = (400, 403, 422)  # answers that the same request gets again
@@ -97,6 +113,9 @@ class Reconciler:
         now = status.stamp(picture.snapshot.time)
         if plural == MOE:
             await self._moe(key, obj, picture, now)
+        elif isinstance(invalid := parse(KINDS[plural], obj), InvalidSpec):
+            await self._events.record(obj, Reason.INVALID_SPEC, invalid.message, "Warning")
+            await self._write(plural, obj, dump(platform_status.of_invalid(KINDS[plural], invalid, obj, now)))
         elif plural == POOL and (pool := picture.pools.get(key)):
             planned = next((p for p in picture.plan.pools if p.name == key), None)
             new = platform_status.of_pool(pool, self._objects, planned, self._catalog, now)
@@ -167,7 +186,11 @@ class Reconciler:
         statements = view.statements.get(key)
         if statements is None:
             return
-        for statement, budget in zip(statements, policy.spec.budgets, strict=False):
+        by_name = {budget.name: budget for budget in policy.spec.budgets}
+        for statement in statements:
+            budget = by_name.get(statement.name)
+            if budget is None:  # the treasury has not seen the change yet
+                continue
             percent = int(statement.spent / statement.amount * 100)
             crossed = max((at for at in (*budget.warn_at, 100) if percent >= at), default=0)
             period = (key, statement.name, statement.period_start)

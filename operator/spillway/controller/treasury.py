@@ -91,6 +91,7 @@ class Treasury:
         self.book = Book()
         self.view = Money()
         self.providers = ProviderWatch()
+        self.read_once = asyncio.Event()  # before the first round nothing is known of what may be spent
         self.in_flight: dict[str, dict[str, int]] = {}  # by gateway process and cluster, for sharing out limits
         self._recent_caps: list[Mapping[Pair, int]] = []  # of the rounds whose caps may still be in force somewhere
         self._read_at = float("-inf")
@@ -227,6 +228,7 @@ class Treasury:
             self.view.lease_seconds,
         ):
             self._on_threshold()
+        self.read_once.set()
         await self._write_quietly()
 
     def _assess(self, found: Round, now: datetime) -> Money:

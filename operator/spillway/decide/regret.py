@@ -63,12 +63,3 @@ def step(layers: Layers, load: tuple[float, ...], prices: Prices, seconds: float
         regrets.append(regret)
         on.append(regret > 0 if layers.on[k] else regret >= beta)
     return Layers(tuple(regrets), tuple(on))
-
-
-def seconds_to_start(layers: Layers, load: tuple[float, ...], prices: Prices) -> float | None:
-    """Until the next layer is switched on if nothing changes; None: it will not be."""
-    for k, is_on in enumerate(layers.on):
-        if not is_on:
-            gain = prices.off_usd_per_second * load[k] - prices.rent_usd_per_second
-            return (prices.start_usd - layers.regrets_usd[k]) / gain if gain > 0 else None
-    return None

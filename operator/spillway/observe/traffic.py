@@ -21,6 +21,7 @@ from urllib3 import Retry
 from spillway.decide.snapshot import Demand
 
 Rates = dict[str, float]
+UNKNOWN_AGE_SECONDS = 1e9  # finite, so that a snapshot of it can be stored and replayed
 PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS = 1200.0, 200.0  # before the first finished request; chat traffic's means
 
 
@@ -34,7 +35,7 @@ class Traffic:
 
     demand: Mapping[str, Demand] = field(default_factory=dict)
     in_flight: Mapping[str, int] = field(default_factory=dict)  # requests in the engine, by namespace/pod
-    age_seconds: float = math.inf
+    age_seconds: float = UNKNOWN_AGE_SECONDS
 
     def of(self, key: str) -> Demand:
         idle = Demand(0.0, PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS, age_seconds=self.age_seconds)

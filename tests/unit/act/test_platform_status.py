@@ -8,8 +8,18 @@ from typing import Any
 
 import pytest
 
-from spillway.act.platform_status import of_policy, of_pool, of_provider
-from spillway.api import CostPolicy, ExternalProvider, GPUPool, Reason, dump, find_condition, parse
+from spillway.act.platform_status import of_invalid, of_policy, of_pool, of_provider
+from spillway.api import (
+    CostPolicy,
+    ExternalProvider,
+    ExternalProviderStatus,
+    GPUPool,
+    InvalidSpec,
+    Reason,
+    dump,
+    find_condition,
+    parse,
+)
 from spillway.catalog import load
 from spillway.decide.outcome import PoolPlan
 from spillway.ledger import BudgetStatus, Grant
@@ -187,3 +197,16 @@ def test_policy_within_budget(suspend: bool, exhausted: bool, expected: tuple[st
         assert "$400.02 of $400" in within.message
         assert "2026-11-24 00:00 UTC" in within.message
     assert status.budgets[0].bound == 0
+
+
+def test_an_object_that_cannot_be_used_says_which_field() -> None:
+    old = {"metadata": {"name": "zai", "generation": 4}, "spec": {"baseURL": "ftp://x"}, "status": {"spentToday": "3"}}
+    invalid = parse(ExternalProvider, old)
+    assert isinstance(invalid, InvalidSpec)
+    status = of_invalid(ExternalProvider, invalid, old, NOW)
+    told = find_condition(status.conditions, "Ready")
+    assert told is not None
+    assert (told.status, told.reason, told.observed_generation) == ("False", Reason.INVALID_SPEC, 4)
+    assert "spec.baseURL is 'ftp://x'" in told.message
+    assert isinstance(status, ExternalProviderStatus)
+    assert status.spent_today == Decimal(3), "what was seen before stays"

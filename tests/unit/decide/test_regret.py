@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spillway.decide.demand import Prices
-from spillway.decide.regret import Layers, adopt, loads, seconds_to_start, step
+from spillway.decide.regret import Layers, adopt, loads, step
 
 PRICES = Prices(off_usd_per_second=0.02, rent_usd_per_second=0.005, start_usd=1.5)
 SHARES = st.floats(0, 1)
@@ -83,18 +83,3 @@ def test_adopting_twice_changes_nothing(shape: list[tuple[float, bool]], units: 
     once = adopt(layers(shape), size, units, 1.5)
     assert adopt(once, size, units, 1.5) == once
     assert once.count == min(units, size)
-
-
-@given(st.floats(0, 1.4), SHARES)
-def test_the_next_start_comes_when_it_was_foretold(regret: float, share: float) -> None:
-    start = Layers((regret,), (False,))
-    wait = seconds_to_start(start, (share,), PRICES)
-    if wait is None:
-        assert step(start, (share,), PRICES, 1e6).count == 0
-    else:
-        assert step(start, (share,), PRICES, wait * 1.000001 + 1e-6).count == 1
-        assert step(start, (share,), PRICES, wait * 0.999).count == 0
-
-
-def test_no_start_is_foretold_when_all_layers_are_on() -> None:
-    assert seconds_to_start(Layers((0.1,), (True,)), (1.0,), PRICES) is None

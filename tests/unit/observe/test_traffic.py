@@ -10,6 +10,7 @@ import pytest
 from spillway.observe.traffic import (
     PRIOR_INPUT_TOKENS,
     PRIOR_OUTPUT_TOKENS,
+    UNKNOWN_AGE_SECONDS,
     Traffic,
     by_deployment,
     by_pod,
@@ -114,7 +115,7 @@ def test_external_in_flight_without_a_number_is_none() -> None:
 def test_a_deployment_without_series_had_no_traffic_of_that_age() -> None:
     idle = Traffic(age_seconds=3.0).of("chat/new")
     assert (idle.requests_per_second, idle.age_seconds) == (0.0, 3.0)
-    assert Traffic().of("chat/new").age_seconds == math.inf
+    assert Traffic().of("chat/new").age_seconds == UNKNOWN_AGE_SECONDS
 
 
 def test_queries_use_both_windows_and_never_the_engines_of_others() -> None:
