@@ -22,10 +22,14 @@ TIMEOUT_SECONDS = 15
 
 # What one request outside can cost at most decides how large a budget must be to be used to its end: its bound, 1 %,
 # has to hold one slot (docs/money.md). So prompts and answers are short here, and the operator is told what is true
-# of these providers: none answers in less than two seconds.
+# of these providers: none answers in less than two seconds, or streams faster than they do.
 CONTEXT_TOKENS, ANSWER_TOKENS = 3072, 256
 FIRST_TOKEN_SECONDS, TOKENS_PER_SECOND = 2.0, 290
 LONGEST_PROMPT_TOKENS = 2900
+TRUE_OF_PROVIDERS = {
+    "SPILLWAY_SHORTEST_ANSWER_SECONDS": FIRST_TOKEN_SECONDS,
+    "SPILLWAY_FASTEST_STREAM_TOKENS_PER_SECOND": 1.0 + TOKENS_PER_SECOND,
+}
 
 
 def config() -> ClusterConfig:
@@ -44,8 +48,9 @@ class InformedCluster(Cluster):
         for document in documents:
             if (document["kind"], document["metadata"]["name"]) == ("Deployment", "spillway-operator"):
                 container = document["spec"]["template"]["spec"]["containers"][0]
-                told = {"name": "SPILLWAY_SHORTEST_ANSWER_SECONDS", "value": f"{FIRST_TOKEN_SECONDS:g}"}
-                container["env"] = [e for e in container["env"] if e["name"] != told["name"]] + [told]
+                kept = [e for e in container["env"] if e["name"] not in TRUE_OF_PROVIDERS]
+                told = [{"name": name, "value": f"{value:g}"} for name, value in TRUE_OF_PROVIDERS.items()]
+                container["env"] = kept + told
         return yaml.safe_dump_all(documents)
 
 
