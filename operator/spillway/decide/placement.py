@@ -107,12 +107,13 @@ def _solve(needs: tuple[Need, ...], free_gpus: tuple[tuple[str, int], ...]) -> d
                 row[count + i] = choice.gpus_per_replica
         constrain(row, 0, free)
 
+    # The gap is relative to the whole cost, penalties included: it must stay below a cent of rent beside them.
     result = milp(
         cost,
         integrality=integer,
         bounds=Bounds(np.zeros(size), upper),
         constraints=LinearConstraint(np.array(rows), lower_bounds, upper_bounds),
-        options={"node_limit": 20_000, "mip_rel_gap": 1e-6},
+        options={"node_limit": 20_000, "mip_rel_gap": 1e-9},
     )
     if result.x is None:
         raise RuntimeError(f"the placement model has no solution: {result.message}")

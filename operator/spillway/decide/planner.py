@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from spillway.decide import drain, placement, pools, regret, spill
-from spillway.decide.demand import cold_start_seconds, prices, usd_per_unit, work_per_request
+from spillway.decide import drain, placement, pools, spill
+from spillway.decide.demand import cold_start_seconds
 from spillway.decide.memory import DeploymentMemory, DrainingReplica, Memory, PoolMemory
 from spillway.decide.outcome import DeploymentPlan, Plan, WorkloadPlan
-from spillway.decide.snapshot import Demand, Deployment, Phase, Snapshot, Variant
-from spillway.decide.target import Target
+from spillway.decide.snapshot import Deployment, Phase, Snapshot
+from spillway.decide.target import Target, asked_by_variant, target
 from spillway.decide.words import decisions
-
-COLD_START_WEIGHT = 0.3  # of a new measurement in the EWMA
 
 
 def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
@@ -41,156 +39,6 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
         Plan(snapshot.time, tuple(plans), pool_plans),
         Memory(time=snapshot.time, deployments=memories, pools=pool_memory),
     )
-
-
-def fresh_demand(deployment: Deployment, stale_seconds: float) -> Demand | None:
-    demand = deployment.demand
-    return demand if demand is not None and demand.age_seconds <= stale_seconds else None
-
-
-def asked_by_variant(deployment: Deployment) -> dict[str, int]:
-    asked: dict[str, int] = {}
-    for workload in deployment.asked:
-        asked[workload.variant] = asked.get(workload.variant, 0) + workload.replicas
-    return asked
-
-
-def without_zeros(replicas: Mapping[str, int]) -> dict[str, int]:
-    return {name: n for name, n in replicas.items() if n}
-
-
-def target(
-    snapshot: Snapshot, deployment: Deployment, memory: DeploymentMemory, open_pools: frozenset[str], seconds: float
-) -> Target:
-    """Layered regret in units of the reference variant, clamped; the choices that may cover it."""
-    memory = measure_cold_starts(deployment, memory)
-    demand = fresh_demand(deployment, snapshot.settings.metrics_stale_seconds)
-    stale = demand is None
-    asked = asked_by_variant(deployment)
-    if not deployment.variants:
-        return Target(memory, stale=stale)
-    if deployment.paused or (
-        stale and sum(asked.values()) >= deployment.min_replicas and not deployment.pinned_replicas
-    ):
-        return Target(memory, stale=stale)
-
-    mix = demand or Demand(0.0, 1000.0, 200.0)  # without traffic only the ratio of the variants' speeds matters
-    reference = choose_reference(deployment, memory, mix, open_pools)
-    stop_seconds = snapshot.settings.deregister_seconds
-    rates = prices(deployment, mix, reference, cold_start_seconds(memory, reference), stop_seconds)
-    per_request = work_per_request(reference, mix)
-    # Rounded, so that the noise of the token mix does not change the choice of variants from tick to tick.
-    units = {v.name: round(per_request / work_per_request(v, mix), 2) for v in deployment.variants}
-    ready_units = sum(units.get(r.variant, 0.0) for r in deployment.replicas if r.phase is Phase.READY)
-    running_units = sum(units.get(name, 0.0) * n for name, n in asked.items())
-
-    ceiling = deployment.max_replicas
-    floor = min(deployment.min_replicas, ceiling)
-    work = None
-    units_before = sum(memory.layers_on)
-    if deployment.pinned_replicas:
-        floor = ceiling = deployment.pinned_replicas
-        count = 0
-    elif demand is not None and not deployment.floor_only:
-        size = max(1, round(ceiling * max([1.0, *units.values()]) + 0.499))
-        # Whoever changed the fleet since the last plan (a restart's older memory, another hand): what runs counts.
-        layers = regret.Layers(memory.regrets_usd, memory.layers_on)
-        as_planned = memory.reference and without_zeros(memory.asked) == without_zeros(asked)
-        on = units_before if as_planned else min(size, round(running_units))
-        layers = regret.adopt(layers, size, on, rates.start_usd)
-        work = demand.requests_per_second * per_request
-        unserved = (demand.spilled_per_second + demand.refused_per_second) * per_request
-        load = regret.loads(work, unserved, ready_units, size)
-        layers = regret.step(layers, load, rates, seconds)
-        # What is paid for anyway is not given up before its billed minimum has passed.
-        layers = regret.adopt(
-            layers, size, max(layers.count, min(on, paid_ahead(deployment, snapshot.time))), rates.start_usd
-        )
-        count = layers.count
-        memory = replace(memory, regrets_usd=layers.regrets_usd, layers_on=layers.on)
-        memory = note_crossing(memory, units_before, work, snapshot.time)
-    else:
-        count = 0
-    need = placement.Need(
-        deployment.key, float(count), floor, ceiling, choices(snapshot, deployment, memory, units, open_pools)
-    )
-    return Target(replace(memory, reference=reference.name), need, reference, rates, work, stale, float(units_before))
-
-
-def paid_ahead(deployment: Deployment, now: float) -> int:
-    """Replicas whose minimum billing has not passed yet."""
-    return sum(
-        1
-        for r in deployment.replicas
-        if r.scheduled_at is not None
-        and (v := deployment.variant(r.variant)) is not None
-        and now - r.scheduled_at < v.minimum_billing_seconds
-    )
-
-
-def note_crossing(memory: DeploymentMemory, layers_on: int, work: float, now: float) -> DeploymentMemory:
-    """Since when demand has been above (or well below) what is on, for the words of the decision."""
-    outside = work > layers_on or work < layers_on - 1
-    if not outside:
-        return replace(memory, demand_changed_at=0.0)
-    return memory if memory.demand_changed_at else replace(memory, demand_changed_at=now)
-
-
-def measure_cold_starts(deployment: Deployment, memory: DeploymentMemory) -> DeploymentMemory:
-    """Take the measured time from having GPUs to ready of each replica once into its variant's EWMA."""
-    known, measured = set(memory.counted_starts), dict(memory.cold_start_seconds)
-    present = {r.name for r in deployment.replicas}
-    for replica in deployment.replicas:
-        if replica.ready_at is None or replica.name in known:
-            continue
-        known.add(replica.name)
-        took = max(replica.ready_at - (replica.scheduled_at or replica.asked_at), 0.0)
-        before = measured.get(replica.variant)
-        measured[replica.variant] = took if before is None else before + COLD_START_WEIGHT * (took - before)
-    return replace(memory, cold_start_seconds=measured, counted_starts=tuple(sorted(known & present)))
-
-
-def choose_reference(
-    deployment: Deployment, memory: DeploymentMemory, demand: Demand, open_pools: frozenset[str]
-) -> Variant:
-    """The cheapest variant per unit of work with an open pool; the last plan's unless another is 10 % cheaper."""
-    candidates = [v for v in deployment.variants if v.pool in open_pools] or list(deployment.variants)
-    best = min(candidates, key=lambda v: (usd_per_unit(v, demand), v.name))
-    last = next((v for v in candidates if v.name == memory.reference), None)
-    if last is not None and usd_per_unit(last, demand) <= usd_per_unit(best, demand) * 1.1:
-        return last
-    return best
-
-
-def choices(
-    snapshot: Snapshot,
-    deployment: Deployment,
-    memory: DeploymentMemory,
-    units: Mapping[str, float],
-    open_pools: frozenset[str],
-) -> tuple[placement.Choice, ...]:
-    found = []
-    for variant in deployment.variants:
-        pool = snapshot.pool(variant.pool)
-        if pool is None:
-            continue
-        placed = sum(
-            1 for r in deployment.replicas if r.variant == variant.name and r.phase in (Phase.STARTING, Phase.READY)
-        )
-        start_usd = variant.usd_per_hour / 3600 * cold_start_seconds(memory, variant)
-        found.append(
-            placement.Choice(
-                variant=variant.name,
-                pool=variant.pool,
-                gpus_per_replica=variant.gpus_per_replica,
-                units_per_replica=units[variant.name],
-                usd_per_hour=variant.usd_per_hour,
-                start_usd=round(start_usd, 1),
-                placed=placed,
-                slots=pool.free_slots(variant.gpus_per_replica) if variant.pool in open_pools else 0,
-            )
-        )
-    return tuple(found)
 
 
 def settle(

@@ -1,21 +1,193 @@
-"""What one deployment wants before the pools are shared out."""
+"""What one deployment wants before the pools are shared out: layered regret, clamped, in units of one variant."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from spillway.decide.demand import Prices
+from spillway.decide import placement, regret
+from spillway.decide.demand import Prices, cold_start_seconds, prices, usd_per_unit, work_per_request
 from spillway.decide.memory import DeploymentMemory
 from spillway.decide.placement import Need
-from spillway.decide.snapshot import Variant
+from spillway.decide.snapshot import Demand, Deployment, Phase, Snapshot, Variant
+
+COLD_START_WEIGHT = 0.3  # of a new measurement in the EWMA
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
+    """`need` is None where what is asked now is kept. `work` and `units_before` (what the last plan wanted) are in
+    units of the reference variant."""
+
     memory: DeploymentMemory
-    need: Need | None = None  # None: keep what is asked now
+    need: Need | None = None
     reference: Variant | None = None
     prices: Prices | None = None
-    work: float | None = None  # units of the reference variant
+    work: float | None = None
     stale: bool = False
-    units_before: float = 0.0  # that the last plan wanted
+    units_before: float = 0.0
+
+
+def target(
+    snapshot: Snapshot, deployment: Deployment, memory: DeploymentMemory, open_pools: frozenset[str], seconds: float
+) -> Target:
+    """Layered regret in units of the reference variant, clamped; the choices that may cover it."""
+    memory = measure_cold_starts(deployment, memory)
+    demand = fresh_demand(deployment, snapshot.settings.metrics_stale_seconds)
+    stale = demand is None
+    asked = asked_by_variant(deployment)
+    if not deployment.variants:
+        return Target(memory, stale=stale)
+    if deployment.paused or (
+        stale and sum(asked.values()) >= deployment.min_replicas and not deployment.pinned_replicas
+    ):
+        return Target(memory, stale=stale)
+
+    mix = demand or Demand(0.0, 1000.0, 200.0)  # without traffic only the ratio of the variants' speeds matters
+    reference = choose_reference(deployment, memory, mix, open_pools)
+    stop_seconds = snapshot.settings.deregister_seconds
+    rates = prices(deployment, mix, reference, cold_start_seconds(memory, reference), stop_seconds)
+    per_request = work_per_request(reference, mix)
+    # Rounded, so that the noise of the token mix does not change the choice of variants from tick to tick.
+    units = {v.name: round(per_request / work_per_request(v, mix), 2) for v in deployment.variants}
+
+    ceiling = deployment.max_replicas
+    floor = min(deployment.min_replicas, ceiling)
+    work = None
+    units_before = sum(memory.layers_on)
+    if deployment.pinned_replicas:
+        floor = ceiling = deployment.pinned_replicas
+        count = 0
+    elif demand is not None and not deployment.floor_only:
+        work = demand.requests_per_second * per_request
+        memory = advance_layers(snapshot, deployment, memory, demand, rates, units, per_request, seconds)
+        count = sum(memory.layers_on)
+        memory = note_crossing(memory, units_before, work, snapshot.time)
+    else:
+        count = 0
+    need = placement.Need(
+        deployment.key, float(count), floor, ceiling, choices(snapshot, deployment, memory, units, open_pools)
+    )
+    return Target(replace(memory, reference=reference.name), need, reference, rates, work, stale, float(units_before))
+
+
+def advance_layers(
+    snapshot: Snapshot,
+    deployment: Deployment,
+    memory: DeploymentMemory,
+    demand: Demand,
+    rates: Prices,
+    units: Mapping[str, float],
+    per_request: float,
+    seconds: float,
+) -> DeploymentMemory:
+    """The layers after `seconds` of this demand. `units`: work a replica does, by variant; `per_request`: one request's."""
+    asked = asked_by_variant(deployment)
+    size = max(1, math.ceil(deployment.max_replicas * max([1.0, *units.values()])))
+    # Whoever changed the fleet since the last plan (a restart's older memory, another hand): what runs counts.
+    as_planned = memory.reference and without_zeros(memory.asked) == without_zeros(asked)
+    running_units = sum(units.get(name, 0.0) * n for name, n in asked.items())
+    on = sum(memory.layers_on) if as_planned else min(size, round(running_units))
+    layers = regret.adopt(regret.Layers(memory.regrets_usd, memory.layers_on), size, on, rates.start_usd)
+
+    unserved = (demand.spilled_per_second + demand.refused_per_second) * per_request
+    ready_units = sum(units.get(r.variant, 0.0) for r in deployment.replicas if r.phase is Phase.READY)
+    load = regret.loads(demand.requests_per_second * per_request, unserved, ready_units, size)
+    layers = regret.step(layers, load, rates, seconds)
+    # What is paid for anyway is not given up before its billed minimum has passed.
+    kept = max(layers.count, min(on, paid_ahead(deployment, snapshot.time)))
+    layers = regret.adopt(layers, size, kept, rates.start_usd)
+    return replace(memory, regrets_usd=layers.regrets_usd, layers_on=layers.on)
+
+
+def fresh_demand(deployment: Deployment, stale_seconds: float) -> Demand | None:
+    demand = deployment.demand
+    return demand if demand is not None and demand.age_seconds <= stale_seconds else None
+
+
+def asked_by_variant(deployment: Deployment) -> dict[str, int]:
+    asked: dict[str, int] = {}
+    for workload in deployment.asked:
+        asked[workload.variant] = asked.get(workload.variant, 0) + workload.replicas
+    return asked
+
+
+def without_zeros(replicas: Mapping[str, int]) -> dict[str, int]:
+    return {name: n for name, n in replicas.items() if n}
+
+
+def paid_ahead(deployment: Deployment, now: float) -> int:
+    """Replicas whose minimum billing has not passed yet."""
+    return sum(
+        1
+        for r in deployment.replicas
+        if r.scheduled_at is not None
+        and (v := deployment.variant(r.variant)) is not None
+        and now - r.scheduled_at < v.minimum_billing_seconds
+    )
+
+
+def note_crossing(memory: DeploymentMemory, layers_on: int, work: float, now: float) -> DeploymentMemory:
+    """Since when demand has been above (or well below) what is on, for the words of the decision."""
+    outside = work > layers_on or work < layers_on - 1
+    if not outside:
+        return replace(memory, demand_changed_at=0.0)
+    return memory if memory.demand_changed_at else replace(memory, demand_changed_at=now)
+
+
+def measure_cold_starts(deployment: Deployment, memory: DeploymentMemory) -> DeploymentMemory:
+    """Take the measured time from having GPUs to ready of each replica once into its variant's EWMA."""
+    known, measured = set(memory.counted_starts), dict(memory.cold_start_seconds)
+    present = {r.name for r in deployment.replicas}
+    for replica in deployment.replicas:
+        if replica.ready_at is None or replica.name in known:
+            continue
+        known.add(replica.name)
+        took = max(replica.ready_at - (replica.scheduled_at or replica.asked_at), 0.0)
+        before = measured.get(replica.variant)
+        measured[replica.variant] = took if before is None else before + COLD_START_WEIGHT * (took - before)
+    return replace(memory, cold_start_seconds=measured, counted_starts=tuple(sorted(known & present)))
+
+
+def choose_reference(
+    deployment: Deployment, memory: DeploymentMemory, demand: Demand, open_pools: frozenset[str]
+) -> Variant:
+    """The cheapest variant per unit of work with an open pool; the last plan's unless another is 10 % cheaper."""
+    candidates = [v for v in deployment.variants if v.pool in open_pools] or list(deployment.variants)
+    best = min(candidates, key=lambda v: (usd_per_unit(v, demand), v.name))
+    last = next((v for v in candidates if v.name == memory.reference), None)
+    if last is not None and usd_per_unit(last, demand) <= usd_per_unit(best, demand) * 1.1:
+        return last
+    return best
+
+
+def choices(
+    snapshot: Snapshot,
+    deployment: Deployment,
+    memory: DeploymentMemory,
+    units: Mapping[str, float],
+    open_pools: frozenset[str],
+) -> tuple[placement.Choice, ...]:
+    found = []
+    for variant in deployment.variants:
+        pool = snapshot.pool(variant.pool)
+        if pool is None:
+            continue
+        placed = sum(
+            1 for r in deployment.replicas if r.variant == variant.name and r.phase in (Phase.STARTING, Phase.READY)
+        )
+        start_usd = variant.usd_per_hour / 3600 * cold_start_seconds(memory, variant)
+        found.append(
+            placement.Choice(
+                variant=variant.name,
+                pool=variant.pool,
+                gpus_per_replica=variant.gpus_per_replica,
+                units_per_replica=units[variant.name],
+                usd_per_hour=variant.usd_per_hour,
+                start_usd=round(start_usd, 1),
+                placed=placed,
+                slots=pool.free_slots(variant.gpus_per_replica) if variant.pool in open_pools else 0,
+            )
+        )
+    return tuple(found)
