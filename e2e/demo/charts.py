@@ -75,7 +75,7 @@ def requests(recording: Recording) -> Figure:
             continue
         trace = _area(seconds(recording), rate(sent, recording), name, colour, group="requests")
         if pattern:
-            trace.update(fillpattern={"shape": pattern, "fgcolor": colour, "bgcolor": "white", "size": 6})
+            trace.update(fillpattern={"shape": pattern, "fgcolor": colour, "bgcolor": "#f4dfeb", "size": 6})
         figure.add_trace(trace)
     style(figure, recording, "Requests per second<br>(by the time they were sent)", height=330)
     return figure

@@ -43,7 +43,9 @@ class Board:
         )
         parts: list[RenderableType] = [heading, Text("")]
         if sample is not None:
-            parts += [self._figures(sample), self._replicas(sample)]
+            figures = self.figures(sample)
+            half = len(figures) // 2
+            parts += [_row(figures[:half]), _row(figures[half:]), self._replicas(sample)]
         parts.append(self._news())
         clock = f"{self._watcher.now():.0f} s"
         return Group(Panel(Group(*parts), title="Spillway: the demo", subtitle=clock, width=WIDEST, padding=(1, 2)))
@@ -67,14 +69,6 @@ class Board:
             ("budget left", dollars(sample.budget_usd - sample.spent_usd)),
         ]
 
-    def _figures(self, sample: Sample) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        figures = self.figures(sample)
-        for heading, _ in figures:
-            table.add_column(heading, justify="right", min_width=10)
-        table.add_row(*(figure for _, figure in figures))
-        return table
-
     def _replicas(self, sample: Sample) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("replicas of", min_width=28)
@@ -87,11 +81,11 @@ class Board:
         return table
 
     def _news(self) -> Text:
-        lines = Text()
+        lines = Text(no_wrap=True, overflow="ellipsis")
         for moment in self._watcher.recording.moments[-NEWS:][::-1]:
             lines.append(f"{moment.at:5.0f} s  ", style="dim")
             lines.append(f"{moment.name:<16} ", style=STYLES[moment.kind])
-            lines.append(f"{shortened(moment.text)}\n")
+            lines.append(f"{moment.text}\n")
         return lines
 
     def line(self) -> str:
@@ -107,8 +101,13 @@ class Board:
 STYLES = {"act": "bold cyan", "decision": "bold yellow", "condition": "bold magenta"}
 
 
-def shortened(text: str, longest: int = 112) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+def _row(figures: list[tuple[str, str]]) -> Table:
+    """Two rows of five fit into any terminal; one of ten would lose the money."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading, _ in figures:
+        table.add_column(heading, justify="right", min_width=12)
+    table.add_row(*(figure for _, figure in figures))
+    return table
 
 
 @contextmanager

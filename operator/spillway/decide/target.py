@@ -82,7 +82,7 @@ def advance_layers(
     per_request: float,
     seconds: float,
 ) -> DeploymentMemory:
-    """The layers after `seconds` of this demand. `units`: work a replica does, by variant; `per_request`: one request's."""
+    """The layers after `seconds` of this demand. `units`: what a replica does, by variant; `per_request`: its work."""
     asked = asked_by_variant(deployment)
     size = max(1, math.ceil(deployment.max_replicas * max([1.0, *units.values()])))
     # Whoever changed the fleet since the last plan (a restart's older memory, another hand): what runs counts.
