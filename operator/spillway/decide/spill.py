@@ -17,11 +17,16 @@ BUDGET_REASONS = frozenset({Code.BUDGET_SPENT, Code.SUSPENDED, Code.NO_BUDGET})
 
 def gate(deployment: Deployment, draining: frozenset[str]) -> int:
     """In-flight requests that the ready replicas take: those that run while a replica is just busy (Little's law, at
-    most its concurrency), and a queue that it works off in `queue_seconds`. More would only wait longer."""
+    most its concurrency), and a queue that it works off in `queue_seconds`. More would only wait longer.
+
+    The gateways count what draining replicas still answer, too: that comes on top, or the others would look full."""
     total = 0.0
     for replica in deployment.replicas:
         variant = deployment.variant(replica.variant)
-        if replica.phase is not Phase.READY or replica.name in draining or variant is None:
+        if replica.phase is not Phase.READY or variant is None:
+            continue
+        if replica.name in draining:
+            total += replica.in_flight or 0
             continue
         if deployment.demand is None:
             total += variant.concurrency

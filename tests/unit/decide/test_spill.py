@@ -39,7 +39,8 @@ def budget(
         ((), (), None, 0),
         ((replica("a"),), (), None, 68),
         ((replica("a"), replica("b")), (), None, 136),
-        ((replica("a"), replica("b")), ("b",), None, 68),
+        ((replica("a"), replica("b", in_flight=None)), ("b",), None, 68),
+        ((replica("a"), replica("b", in_flight=30)), ("b",), None, 98),  # what "b" still answers takes no place of "a"
         ((replica("a"), replica("b", Phase.STARTING), replica("c", Phase.PENDING)), (), None, 68),
         ((replica("a"), replica("b", Phase.STOPPING)), (), None, 68),
         ((replica("a"), replica("b", variant="gone")), (), None, 68),
