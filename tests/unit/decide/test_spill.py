@@ -19,8 +19,10 @@ SPENT = replace(ZAI, affordable_in_flight=0, unavailable="BudgetSpent", unavaila
 SIZE = Demand(1.0, 1155, 211)
 
 
-def replica(name: str, phase: Phase = Phase.READY, variant: str = BLACKWELL.name) -> Replica:
-    return Replica(name, variant, "rev1", phase, 0.0)
+def replica(
+    name: str, phase: Phase = Phase.READY, variant: str = BLACKWELL.name, in_flight: int | None = None
+) -> Replica:
+    return Replica(name, variant, "rev1", phase, 0.0, in_flight=in_flight)
 
 
 def snapshot(*budgets: Budget) -> Snapshot:
@@ -39,7 +41,7 @@ def budget(
         ((), (), None, 0),
         ((replica("a"),), (), None, 68),
         ((replica("a"), replica("b")), (), None, 136),
-        ((replica("a"), replica("b", in_flight=None)), ("b",), None, 68),
+        ((replica("a"), replica("b")), ("b",), None, 68),
         ((replica("a"), replica("b", in_flight=30)), ("b",), None, 98),  # what "b" still answers takes no place of "a"
         ((replica("a"), replica("b", Phase.STARTING), replica("c", Phase.PENDING)), (), None, 68),
         ((replica("a"), replica("b", Phase.STOPPING)), (), None, 68),
