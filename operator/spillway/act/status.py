@@ -116,6 +116,18 @@ def of_deployment(
     )
 
 
+def spill_usd_per_hour(seen: Deployment, plan: DeploymentPlan) -> float:
+    """What spilled requests cost at the rate of now, at the prices of the first provider that may be used. The ledger
+    knows the exact dollars, but only of what has ended."""
+    demand = seen.demand
+    permitted = {(p.provider, p.model) for p in plan.spill.providers if p.permitted}
+    options = [o for o in seen.providers if (o.provider, o.model) in permitted] or list(seen.providers)
+    if demand is None or not options:
+        return 0.0
+    each = options[0].usd_per_request(demand.input_tokens_per_request, demand.output_tokens_per_request)
+    return demand.spilled_per_second * each * 3600
+
+
 def spill_share(seen: Deployment) -> str:
     """Share of the requests that spill now, in whole percent so that noise writes nothing."""
     demand = seen.demand

@@ -149,7 +149,7 @@ class Reconciler:
         try:
             await self._children.bring(resolved, planned)
             new = status.of_deployment(
-                resolved, seen, planned, before, untold, self._treasury.spill_usd_per_hour(key), now
+                resolved, seen, planned, before, untold, status.spill_usd_per_hour(seen, planned), now
             )
             volatile = () if untold else ("spill", "cost")
             await self._write(MOE, obj, dump(new), volatile=volatile)
@@ -184,8 +184,8 @@ class Reconciler:
             return
         view = self._treasury.view
         statements = view.statements.get(key)
-        if statements is None:
-            return
+        if statements is None or [s.amount for s in statements] != [b.amount for b in policy.spec.budgets]:
+            return  # the treasury has not seen the policy as it is now; its next look comes with the next plan
         by_name = {budget.name: budget for budget in policy.spec.budgets}
         for statement in statements:
             budget = by_name.get(statement.name)

@@ -24,7 +24,6 @@ from spillway.ledger import (
     Book,
     Charged,
     EgressSample,
-    Key,
     Pair,
     PodUsage,
     PoolPrice,
@@ -38,7 +37,6 @@ from spillway.ledger import (
     vanished,
     vanished_limits,
 )
-from spillway.ledger.book import burn_usd_per_hour
 from spillway.ledger.external import Outcome
 from spillway.ledger.reader import GatewayPod, Page, Reader, ReadingFailed, Round
 from spillway.ledger.store import LedgerConflict, LedgerGone, LedgerStore, due
@@ -189,15 +187,6 @@ class Treasury:
     def missing_keys(self) -> frozenset[str]:
         """Provider keys that some gateway could not read."""
         return frozenset().union(*self._missing.values()) if self._missing else frozenset()
-
-    def spill_usd_per_hour(self, key: str) -> float:
-        """What a deployment (`namespace/name`) spends outside now."""
-        namespace, _, name = key.partition("/")
-
-        def own(entry: Key) -> bool:
-            return (entry.namespace, entry.deployment, entry.source) == (namespace, name, "external")
-
-        return float(burn_usd_per_hour(self.book, datetime.now(UTC), own))
 
     def provider_usd_today(self, provider: str) -> Decimal:
         """Spent at a provider since midnight UTC."""

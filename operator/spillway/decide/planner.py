@@ -92,26 +92,22 @@ def keep_until_replaced(
     units: Mapping[str, float],
     target_units: float,
 ) -> dict[str, int]:
-    """Replicas of variants that the mix gives up stay until those that replace them are ready: a replica that has
-    its GPUs is worth more than one that waits for them."""
-    ready: dict[str, int] = {}
-    placed: dict[str, int] = {}
-    for replica in deployment.replicas:
-        if replica.phase in (Phase.STARTING, Phase.READY):
-            placed[replica.variant] = placed.get(replica.variant, 0) + 1
-        if replica.phase is Phase.READY:
-            ready[replica.variant] = ready.get(replica.variant, 0) + 1
-    placed_units = sum(units.get(name, 0.0) * n for name, n in placed.items())
-    covered = sum(units.get(name, 0.0) * min(n, mix.get(name, 0)) for name, n in ready.items())
-    desired = dict(mix)
-    for name in sorted(placed):
-        spare = min(placed[name], asked.get(name, 0)) - mix.get(name, 0)
-        while spare > 0 and covered < min(target_units, placed_units) - 1e-6:
-            desired[name] = desired.get(name, 0) + 1
-            covered += units.get(name, 0.0)
-            spare -= 1
-    for name in asked:
-        desired.setdefault(name, 0)
+    """Replicas of variants that the mix gives up stay until those that replace them are as far: what serves until
+    something else serves, then what has its GPUs until something else has."""
+    desired = {**dict.fromkeys(asked, 0), **mix}
+    for phases in ((Phase.READY,), (Phase.READY, Phase.STARTING)):
+        present: dict[str, int] = {}
+        for replica in deployment.replicas:
+            if replica.phase in phases:
+                present[replica.variant] = present.get(replica.variant, 0) + 1
+        needed = min(target_units, sum(units.get(name, 0.0) * n for name, n in present.items()))
+        covered = sum(units.get(name, 0.0) * min(n, desired.get(name, 0)) for name, n in present.items())
+        for name in sorted(present):
+            spare = min(present[name], asked.get(name, 0)) - desired.get(name, 0)
+            while spare > 0 and covered < needed - 1e-6:
+                desired[name] = desired.get(name, 0) + 1
+                covered += units.get(name, 0.0)
+                spare -= 1
     return desired
 
 

@@ -8,6 +8,7 @@ and the heart of what beats target-utilisation rules by a fifth of the bill on p
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from spillway.decide.demand import Prices
@@ -35,6 +36,17 @@ def loads(work: float, unserved_work: float, ready_units: float, layers: int) ->
         max(load, min(max(unserved_work - (k - ready_units), 0.0), 1.0)) if k >= ready_units else load
         for k, load in enumerate(by_work)
     )
+
+
+def convert(layers: Layers, ratio: float, beta_before: float, beta_now: float) -> Layers:
+    """The same evidence in units of another variant: what was one layer is now `ratio` layers."""
+    size = math.ceil(len(layers.on) * ratio)
+    # To the nearest, so that there and back again is the same number; some never becomes none.
+    on = max(round(layers.count * ratio), 1) if layers.count else 0
+    scale = beta_now / beta_before if beta_before > 0 else 1.0
+    last = len(layers.regrets_usd) - 1
+    regrets = tuple(layers.regrets_usd[min(int(k / ratio), last)] * scale for k in range(size))
+    return Layers(regrets, tuple(k < on for k in range(size)))
 
 
 def adopt(layers: Layers, size: int, units_on: int, start_usd: float) -> Layers:

@@ -51,6 +51,12 @@ def target(
     per_request = work_per_request(reference, mix)
     # Rounded, so that the noise of the token mix does not change the choice of variants from tick to tick.
     units = {v.name: round(per_request / work_per_request(v, mix), 2) for v in deployment.variants}
+    before = deployment.variant(memory.reference)
+    if before is not None and before.name != reference.name:
+        beta_before = prices(deployment, mix, before, cold_start_seconds(memory, before), stop_seconds).start_usd
+        counted = regret.Layers(memory.regrets_usd, memory.layers_on)
+        converted = regret.convert(counted, units[before.name], beta_before, rates.start_usd)
+        memory = replace(memory, regrets_usd=converted.regrets_usd, layers_on=converted.on)
 
     ceiling = deployment.max_replicas
     floor = min(deployment.min_replicas, ceiling)
@@ -91,8 +97,10 @@ def advance_layers(
     on = sum(memory.layers_on) if as_planned else min(size, round(running_units))
     layers = regret.adopt(regret.Layers(memory.regrets_usd, memory.layers_on), size, on, rates.start_usd)
 
-    unserved = (demand.spilled_per_second + demand.refused_per_second) * per_request
     ready_units = sum(units.get(r.variant, 0.0) for r in deployment.replicas if r.phase is Phase.READY)
+    unserved = 0.0
+    if ready_units >= running_units - 0.01:  # what replicas on their way will take is no reason for one more
+        unserved = (demand.spilled_per_second + demand.refused_per_second) * per_request
     load = regret.loads(demand.requests_per_second * per_request, unserved, ready_units, size)
     layers = regret.step(layers, load, rates, seconds)
     # What is paid for anyway is not given up before its billed minimum has passed.

@@ -81,6 +81,36 @@ def test_full_pool_falls_back_to_the_next_variant_after_its_timeout() -> None:
     assert world.ready(HOPPER.name) >= 1
 
 
+def test_a_fallback_is_as_large_as_what_it_replaces() -> None:
+    """Four B200 replicas wanted, room for two: the rest is asked of H200 at once, more of them as they are smaller."""
+    world = World(
+        work=lambda t: 0.8 if t < 3000 else 3.9,
+        stock={"b200": 8, "h200": 64},
+        pool_gpus=64,
+        timeout=120,
+        deployment=deployment(max_replicas=10),
+    )
+    world.run(2000 + 2400)
+    moved = next(d for d in world.changes() if d.variant == HOPPER.name)
+    assert moved.after >= 3
+    assert world.asked[BLACKWELL.name, "rev1"] >= 2
+
+
+def test_what_starting_replicas_will_take_starts_no_more() -> None:
+    world = World(work=lambda _: 3.9, deployment=deployment(max_replicas=10))
+    spilling = Demand(3.9 * REQUESTS_PER_UNIT, 1155, 211, spilled_per_second=2.9 * REQUESTS_PER_UNIT)
+    wanted = set()
+    for _ in range(200):
+        snapshot = world.snapshot()
+        starting = any(r.phase is not Phase.READY for r in world.replicas.values())
+        one = replace(snapshot.deployments[0], demand=spilling if starting else snapshot.deployments[0].demand)
+        outcome, world.memory = plan(replace(snapshot, deployments=(one,)), world.memory)
+        world.follow(outcome)
+        world.now += world.tick
+        wanted.add(outcome.deployments[0].replicas)
+    assert max(wanted) == 4
+
+
 def test_the_other_pool_serves_on_until_the_cheaper_one_is_ready_again() -> None:
     world = World(work=lambda _: 0.8, stock={"b200": 0, "h200": 32}, timeout=60)
     world.run(1000)
@@ -242,3 +272,22 @@ def test_gate_counts_only_ready_replicas_that_do_not_drain() -> None:
     for name, r in world.replicas.items():
         world.replicas[name] = replace(r, phase=Phase.STARTING)
     assert world.step().gate == 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 5), st.sampled_from([0, 8, 32]), st.sampled_from([0, 8, 32])), min_size=2, max_size=8
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_what_serves_is_never_given_up_before_something_else_does(phases: list[tuple[float, int, int]]) -> None:
+    """Clouds that give and refuse at random, demand that jumps: from the first ready replica on there always is one."""
+    world = World(work=lambda t: phases[int((t - 1000) / 600) % len(phases)][0], timeout=60)
+    served = False
+    for step_number in range(60 * len(phases)):
+        _, b200, h200 = phases[step_number // 60]
+        world.stock = {"b200": b200, "h200": h200}
+        world.step()
+        ready = world.ready(HOPPER.name) + world.ready(BLACKWELL.name)
+        assert ready >= 1 or not served
+        served = served or ready >= 1
