@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from typing import Annotated
 
 import typer
@@ -29,10 +30,23 @@ def setting(text: str, name: str) -> typer.models.OptionInfo:
     return option
 
 
+def this_process() -> str:
+    """A name that no other process has: two operators outside a cluster must not take each other for themselves."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
 @app.command()
 def operator(
+    pod_name: Annotated[
+        str,
+        typer.Option(
+            help="Name of this pod, by which it holds the Lease. Default: host name and process id.",
+            envvar="POD_NAME",
+            default_factory=this_process,
+            show_default=False,
+        ),
+    ],
     namespace: Annotated[str, setting("Namespace of Spillway's own objects.", "NAMESPACE")] = "spillway-system",
-    pod_name: Annotated[str, typer.Option(help="Name of this pod.", envvar="POD_NAME")] = "spillway-operator",
     prometheus_url: Annotated[
         str, setting("Prometheus that scrapes engines and gateways.", "PROMETHEUS_URL")
     ] = "http://prometheus-operated.monitoring.svc:9090",

@@ -34,7 +34,8 @@ def test_operator_help_names_every_setting_with_its_variable_and_default() -> No
     for field, info in OperatorSettings.model_fields.items():
         assert f"--{field.replace('_', '-')}" in text
         assert ("POD_NAME" if field == "pod_name" else f"SPILLWAY_{field.upper()}") in text
-        assert f"[default: {info.default}]" in text, field
+        default = "Default: host name and process id" if field == "pod_name" else f"[default: {info.default}]"
+        assert default in text, field
     assert "KUBECONFIG" in text
 
 
