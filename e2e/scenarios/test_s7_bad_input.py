@@ -81,8 +81,8 @@ def test_s7_each_mistake_is_told_and_the_neighbour_serves(neighbour: Stage) -> N
 
 
 def test_s7_an_object_of_an_older_schema_is_told_of(neighbour: Stage) -> None:
-    """Stored when the schema was laxer: relax the CRD, store, restore the CRD. (Where a value is of a type that breaks a
-    CEL rule, the API server lets nobody write a status at all: then the event alone tells.)"""
+    """Stored when the schema was laxer: relax the CRD, store, restore the CRD. Where a value's type breaks a CEL
+    rule, the API server lets nobody write a status at all, and the event alone tells."""
     play = neighbour
     crd = play.get("crd", "moedeployments.spillway.dev")
     assert crd is not None
