@@ -64,7 +64,6 @@ class Reason:
     STARTING = "Starting"
     NO_READY_REPLICA = "NoReadyReplica"
     FEWER_REPLICAS_THAN_WANTED = "FewerReplicasThanWanted"
-    SPILLING = "Spilling"
     SCALED_TO_ZERO = "ScaledToZero"
     METRICS_STALE = "MetricsStale"
     NO_PROVIDER = "NoProvider"
@@ -82,15 +81,12 @@ class Reason:
     NOT_PINNED = "NotPinned"
     PAUSED_BY_ANNOTATION = "PausedByAnnotation"
     DRY_RUN = "DryRun"
-    MISSING_SECRET = "MissingSecret"
     MISSING_KEY = "MissingKey"
     KEY_PRESENT = "KeyPresent"
-    KEY_REFUSED = "KeyRefused"
     PROVIDER_ERRORS = "ProviderErrors"
     PROVIDER_ANSWERS = "ProviderAnswers"
     UNKNOWN_GPU = "UnknownGPU"
     NO_NODES = "NoNodes"
-    FLOOR_EXCEEDS_BUDGET = "FloorExceedsBudget"
 
 
 def find_condition(conditions: Iterable[Condition], type: str) -> Condition | None:

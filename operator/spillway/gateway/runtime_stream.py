@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from spillway.gateway import runtime
 from spillway.gateway.desired import GatewayNode
 from spillway.gateway.messages import parse
+from spillway.gateway.together import until_first
 
 _TYPE = "type.googleapis.com/envoy.service.runtime.v3.Runtime"
 _ACKNOWLEDGE_SECONDS = 5.0
@@ -68,16 +69,7 @@ class RuntimeStream:
     async def run(self, requests: AsyncIterator[DiscoveryRequest], write: Write) -> None:
         """Until the gateway goes away. Raises TimeoutError if it does not acknowledge, RuntimeError if it refuses."""
         self.wake()
-        tasks = [asyncio.ensure_future(part) for part in (self._work(requests, write), self._closing.wait())]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+        await until_first(self._work(requests, write), self._closing.wait())
 
     async def _work(self, requests: AsyncIterator[DiscoveryRequest], write: Write) -> None:
         answers: asyncio.Queue[DiscoveryRequest | None] = asyncio.Queue()

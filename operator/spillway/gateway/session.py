@@ -16,6 +16,7 @@ from spillway.gateway.credentials import respell
 from spillway.gateway.desired import GatewayNode
 from spillway.gateway.quarantine import Quarantine
 from spillway.gateway.resources import Part, PartId, Parts, Rendered
+from spillway.gateway.together import until_first
 
 log = logging.getLogger(__name__)
 
@@ -90,17 +91,7 @@ class Session:
     async def run(self, first: DiscoveryRequest, requests: AsyncIterator[DiscoveryRequest], write: Write) -> None:
         """Until the gateway goes away. Raises TimeoutError when it does not acknowledge."""
         self._receive(first)
-        parts = (self._read(requests), self._work(write), self._closing.wait())
-        tasks = [asyncio.ensure_future(part) for part in parts]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+        await until_first(self._read(requests), self._work(write), self._closing.wait())
 
     async def _read(self, requests: AsyncIterator[DiscoveryRequest]) -> None:
         async for request in requests:
