@@ -1,4 +1,4 @@
-"""What scenarios and the demo play on: a local cluster with Spillway, the platform team's objects, load, and eyes.
+"""What scenarios and the demo play on: a cluster with Spillway, the platform team's objects, load, and eyes.
 
 Everything is asked of the API server, the gateways, Prometheus and the providers' own bills, as a user would.
 """
@@ -20,9 +20,12 @@ from typing import Any, TypeVar
 
 import yaml
 
-from e2e.cluster.binaries import Say
+from e2e.cluster import audit
 from e2e.cluster.cluster import Cluster
-from e2e.cluster.settings import DEFAULT_POOLS, ClusterConfig, Provider
+from e2e.cluster.handle import ClusterHandle
+from e2e.cluster.kind.cluster import KindCluster
+from e2e.cluster.processes import Say
+from e2e.cluster.settings import DEFAULT_POOLS, SYSTEM_NAMESPACE, ClusterConfig, Provider
 from e2e.load.generator import LoadRun, Target
 from e2e.load.schedule import Schedule
 from e2e.load.summary import Record, Summary
@@ -55,6 +58,13 @@ def config() -> ClusterConfig:
     return ClusterConfig(pools=pools, providers=providers(), loopback_prefix="auto")
 
 
+def kind_config() -> ClusterConfig:
+    """The same with nodes that are always there: sixteen B200 and eight H200."""
+    sizes = {"blackwell-b200": 2, "hopper-h200": 1}
+    pools = [pool.model_copy(update={"nodes": sizes[pool.name]}) for pool in DEFAULT_POOLS]
+    return ClusterConfig(pools=pools, providers=providers())
+
+
 @dataclass(frozen=True)
 class Answer:
     status: int
@@ -69,8 +79,21 @@ class Unmet(AssertionError):
 class Stage:
     """One cluster with Spillway on it."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: ClusterHandle) -> None:
         self.cluster = cluster
+        self._judged = 0  # requests in the audit log that were looked at before
+
+    @property
+    def local(self) -> Cluster:
+        """The local cluster, whose clouds and processes a scenario can break."""
+        assert isinstance(self.cluster, Cluster), "this scenario is played on the local cluster only"
+        return self.cluster
+
+    @property
+    def kind(self) -> KindCluster:
+        """The kind cluster, whose nodes and images a scenario can change."""
+        assert isinstance(self.cluster, KindCluster), "this scenario is played on kind only"
+        return self.cluster
 
     # ---- objects -----------------------------------------------------------------------------------------------------
 
@@ -188,29 +211,34 @@ class Stage:
         self.wait(
             "all replicas gone", lambda: not self.objects("pods", selector="app.kubernetes.io/component=engine"), 120
         )
-        for pool in DEFAULT_POOLS:
-            self.cluster.change_pool(pool.name, stocked_out=False)
+        self.cluster.heal()
         for name in self.cluster.providers:
             self.cluster.provider_faults(name, mode="ok")
 
     # ---- traffic and money -------------------------------------------------------------------------------------------
 
-    def gateways(self) -> list[str]:
-        """Base URLs of the gateway pods that are ready: clients are spread over them as a Service would."""
-        pods = self.objects("pods", "spillway-system", "app.kubernetes.io/name=spillway-gateway")
-        ready = [p for p in pods if is_ready(p) and not p["metadata"].get("deletionTimestamp")]
-        return sorted(f"http://{p['status']['podIP']}:8080" for p in ready)
+    def gateways(self) -> list[Object]:
+        """The gateway pods that are ready and stay."""
+        pods = self.objects("pods", SYSTEM_NAMESPACE, "app.kubernetes.io/name=spillway-gateway")
+        return [pod for pod in pods if is_ready(pod) and not pod["metadata"].get("deletionTimestamp")]
+
+    def wait_for_gateways(self, seconds: float = 90) -> None:
+        self.wait("two gateways that serve", lambda: len(self.gateways()) == 2, seconds)
+
+    def urls(self) -> list[str]:
+        """Base URLs that clients spread over."""
+        return self.cluster.client_urls(self.gateways())
 
     def load(self, name: str, schedule: Schedule, namespace: str = NAMESPACE, **options: Any) -> BackgroundLoad:
         """Start sending; stop it or wait for its end."""
-        target = Target(tuple(self.gateways()), f"{name}.{namespace}", "glm-5")
+        target = Target(tuple(self.urls()), f"{name}.{namespace}", "glm-5")
         return BackgroundLoad(LoadRun(target, schedule, **options))
 
     def ask(self, name: str, content: str, namespace: str = NAMESPACE) -> Answer:
         """One chat completion, whatever comes of it."""
         body = {"model": "glm-5", "messages": [{"role": "user", "content": content}]}
         headers = {"Host": f"{name}.{namespace}", "Content-Type": "application/json"}
-        url = f"{self.gateways()[0]}/v1/chat/completions"
+        url = f"{self.urls()[0]}/v1/chat/completions"
         request = urllib.request.Request(url, json.dumps(body).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=60) as found:
@@ -235,10 +263,19 @@ class Stage:
         return self.wait(
             "an operator that leads",
             lambda: next(
-                (p for p in self.objects("pods", "spillway-system", "spillway.dev/leader=true") if is_ready(p)), None
+                (p for p in self.objects("pods", SYSTEM_NAMESPACE, "spillway.dev/leader=true") if is_ready(p)), None
             ),
             60,
         )
+
+    # ---- permissions -------------------------------------------------------------------------------------------------
+
+    def refused(self) -> list[str]:
+        """What the API server refused Spillway's accounts since the last call; AssertionError if they asked nothing."""
+        asked = audit.entries(self.cluster.audit_log, self._judged)
+        assert asked, "an empty audit log proves nothing"
+        self._judged += len(asked)
+        return audit.refused(asked)
 
 
 class BackgroundLoad:
@@ -296,12 +333,12 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def stage(directory: Path, say: Say = print) -> Iterator[Stage]:
-    """A cluster with Spillway installed, until the block ends."""
-    with Cluster.up(directory, config(), say) as cluster:
+def stage(kind: str, directory: Path, say: Say = print) -> Iterator[Stage]:
+    """A `local` or `kind` cluster with Spillway installed, until the block ends."""
+    up = KindCluster.up(kind_config(), say=say) if kind == "kind" else Cluster.up(directory, config(), say)
+    with up as cluster:
         cluster.deploy_operator()
+        cluster.wait_for_operator()
         found = Stage(cluster)
-        for what in ("spillway-operator", "spillway-gateway"):
-            cluster.kubectl("rollout", "status", f"deployment/{what}", "-n", "spillway-system", "--timeout=90s")
-        found.wait("two gateways that serve", lambda: len(found.gateways()) == 2, 60)
+        found.wait_for_gateways()
         yield found

@@ -10,18 +10,15 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from e2e.cluster.binaries import Say
-from e2e.cluster.controlplane import run_kubectl
-from e2e.cluster.processes import StartError, die_with_parent, process_start_ticks, python_environment
+from e2e.cluster.handle import ClusterHandle, ask
+from e2e.cluster.kubeapi import Obj
+from e2e.cluster.processes import Say, StartError, die_with_parent, process_start_ticks, python_environment
 from e2e.cluster.settings import (
     CONFIG_FILE,
-    KEYS_FILE,
     REPOSITORY,
     STATE_FILE,
     SYSTEM_NAMESPACE,
@@ -29,7 +26,6 @@ from e2e.cluster.settings import (
     cache_directory,
 )
 
-_LOCAL_OVERLAY = REPOSITORY / "manifests" / "overlays" / "local"
 _OVERLAY_PREFIX = "127.0.0"  # what the overlay is written for
 _STOP_SECONDS = 30
 
@@ -39,11 +35,14 @@ def run_directory(name: str = "local") -> Path:
     return cache_directory() / "run" / name
 
 
-class Cluster:
+class Cluster(ClusterHandle):
     """A running cluster, found by its directory. Synchronous; the work is done by the supervisor process."""
+
+    overlay = REPOSITORY / "manifests" / "overlays" / "local"
 
     def __init__(self, directory: Path, state: dict[str, Any]) -> None:
         self.directory = directory
+        self.audit_log = directory / "logs" / "audit.log"
         self.kubeconfig = Path(state["kubeconfig"])
         self.prometheus_url: str | None = state["prometheus"]
         self.providers: dict[str, dict[str, str]] = state["providers"]
@@ -87,34 +86,18 @@ class Cluster:
             raise StartError(f"the cluster in {directory} went away at once")
         return cluster
 
-    def kubectl(
-        self, *arguments: str, input: str | None = None, check: bool = True
-    ) -> subprocess.CompletedProcess[str]:
-        """kubectl as administrator; with check a failure raises RuntimeError with kubectl's words."""
-        return run_kubectl(self.kubeconfig, *arguments, input=input, check=check)
-
     def operator_manifests(self) -> str:
         """The local overlay (CRDs, RBAC, operator, gateway) with this cluster's loopback prefix."""
-        rendered = self.kubectl("kustomize", str(_LOCAL_OVERLAY)).stdout
+        rendered = self.kubectl("kustomize", str(self.overlay)).stdout
         return rendered.replace(f"{_OVERLAY_PREFIX}.", f"{self.prefix}.")
 
-    def deploy_operator(self) -> None:
-        """Apply operator_manifests() and the provider keys; returns when the API server serves the four kinds."""
-        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=self.operator_manifests())
-        if self.providers:
-            keys = str(self.directory / KEYS_FILE)
-            self.kubectl("apply", "--server-side", "--field-manager=e2e-cluster", "-f", keys)
-        self.kubectl("wait", "--for=condition=Established", "crd", "-l", "app.kubernetes.io/part-of=spillway")
+    def client_urls(self, gateways: Sequence[Obj]) -> list[str]:
+        """Every gateway pod's own address: no kube-proxy stands before them here."""
+        return sorted(f"http://{pod['status']['podIP']}:8080" for pod in gateways)
 
-    def wait_for_operator(self, seconds: int = 120) -> None:
-        """Return when all replicas of operator and gateway are ready; RuntimeError if they are not in time."""
-        for name in ("spillway-operator", "spillway-gateway"):
-            deployment = f"deployment/{name}"
-            self.kubectl("rollout", "status", deployment, "-n", SYSTEM_NAMESPACE, f"--timeout={seconds}s")
-
-    def delete_operator(self) -> None:
-        """Delete operator_manifests() and wait until all is gone."""
-        self.kubectl("delete", "--ignore-not-found", "--timeout=120s", "-f", "-", input=self.operator_manifests())
+    def heal(self) -> None:
+        for pool in self.status()["pools"]:
+            self.stock_out(pool, False)
 
     @property
     def gateway_url(self) -> str:
@@ -157,20 +140,12 @@ class Cluster:
         """Again, with the data from before."""
         self._control("POST", "/prometheus/start")
 
-    def provider_bill(self, provider: str) -> dict[str, Any]:
-        """What the provider simulator has charged: its own truth."""
-        return _ask("GET", f"{self.providers[provider]['control_url']}/bill")
-
-    def provider_faults(self, provider: str, **faults: object) -> None:
-        """Switch the provider's faults, for example mode="outage" (e2e/simulators/provider/faults.py)."""
-        _ask("POST", f"{self.providers[provider]['control_url']}/faults", faults)
-
     def pod_log(self, namespace: str, name: str) -> Path:
         """The directory with one log file per container; it stays when the pod is gone."""
         return self.directory / "logs" / "pods" / namespace / name
 
     def _control(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        return _ask(method, f"{self._control_url}{path}", body if body is not None else {})
+        return ask(method, f"{self._control_url}{path}", body if body is not None else {})
 
 
 def take_down(directory: Path) -> bool:
@@ -250,14 +225,3 @@ def _read_state(directory: Path) -> dict[str, Any] | None:
 def _alive(state: dict[str, Any]) -> bool:
     ticks: int = state["start_ticks"]
     return process_start_ticks(state["pid"]) == ticks
-
-
-def _ask(method: str, url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    data = None if method == "GET" else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, method=method, headers={"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as response:
-            answer: dict[str, Any] = json.loads(response.read() or b"{}")
-            return answer
-    except urllib.error.HTTPError as error:
-        raise RuntimeError(f"{method} {url}: {error.read().decode(errors='replace')}") from error

@@ -13,9 +13,9 @@ from types import TracebackType
 
 import yaml
 
-from e2e.cluster import binaries
+from e2e.cluster import audit, binaries
 from e2e.cluster.certificates import Authority, write_signing_key
-from e2e.cluster.processes import Process, free_port, wait_until
+from e2e.cluster.processes import Process, Say, free_port, wait_until
 
 # Endpoint controllers are left out: they may not write loopback addresses, and the node agent serves Services.
 _CONTROLLERS = (
@@ -34,9 +34,10 @@ class ControlPlane:
     The processes die with the thread that entered the context.
     """
 
-    def __init__(self, directory: Path, *, controllers: bool = True, say: binaries.Say = print) -> None:
+    def __init__(self, directory: Path, *, controllers: bool = True, say: Say = print) -> None:
         self.directory, self.controllers, self._say = directory, controllers, say
         self.kubeconfig = directory / "kubeconfig"
+        self.audit_log = directory / "logs" / "audit.log"
         self.server = ""
         self.token = secrets.token_urlsafe(24)
         self.processes: list[Process] = []
@@ -101,6 +102,9 @@ class ControlPlane:
         tokens = pki / "tokens.csv"
         tokens.write_text(f'{self.token},admin,admin,"system:masters"\n')
         tokens.chmod(0o600)
+        policy = pki / "audit-policy.yaml"
+        policy.write_text(audit.POLICY)
+        self.audit_log.parent.mkdir(parents=True, exist_ok=True)
         port = free_port()
         self.server = f"https://127.0.0.1:{port}"
         api = self._start(
@@ -122,6 +126,8 @@ class ControlPlane:
                 "--authorization-mode=RBAC",
                 # As managed clouds do: who asks for GPUs tolerates the taint of GPU nodes.
                 "--enable-admission-plugins=ExtendedResourceToleration",
+                f"--audit-policy-file={policy}",
+                f"--audit-log-path={self.audit_log}",
                 "--service-cluster-ip-range=10.96.0.0/16",
                 "--service-account-issuer=https://kubernetes.default.svc",
                 f"--service-account-key-file={pki / 'accounts.pub'}",

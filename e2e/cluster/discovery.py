@@ -1,20 +1,25 @@
 """Prometheus' Kubernetes service discovery, role pod, for builds that were compiled without it (Debian's is).
 
 The node agent knows every pod; it writes the targets with the very meta labels that Prometheus' own discovery gives,
-so that the scrape configuration's relabelling is the same either way.
+so that the scrape configuration's relabelling is the same either way. In a cluster without the node agent a side-car of
+Prometheus does it: `python -m e2e.cluster.discovery FILE`, with a service account that may list and watch pods.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from e2e.cluster.kubeapi import Obj
+from e2e.cluster.kubeapi import Client, Informer, Obj
 
 _META = "__meta_kubernetes_pod"
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 def supports_kubernetes(program: Path) -> bool:
@@ -67,3 +72,24 @@ def _pod_labels(pod: Obj) -> dict[str, str]:
         for key, value in meta.get(f"{kind}s", {}).items():
             labels[f"{_META}_{kind}_{re.sub('[^A-Za-z0-9_]', '_', key)}"] = value
     return labels
+
+
+async def _follow(path: Path) -> None:
+    """Keep the file up to date with Spillway's pods, from inside the cluster, until cancelled."""
+    server = f"https://{os.environ['KUBERNETES_SERVICE_HOST']}:{os.environ['KUBERNETES_SERVICE_PORT_HTTPS']}"
+    token = (_ACCOUNT / "token").read_text()
+    async with Client(server, token, str(_ACCOUNT / "ca.crt")) as client:
+        changed = asyncio.Event()
+        selector = {"labelSelector": "app.kubernetes.io/part-of=spillway"}
+        pods = Informer(client, "/api/v1/pods", lambda old, new: changed.set(), selector)
+        watching = asyncio.create_task(pods.run())
+        await pods.synced.wait()
+        while not watching.done():
+            changed.clear()
+            write_targets(pods.objects.values(), path)
+            await changed.wait()
+        await watching
+
+
+if __name__ == "__main__":
+    asyncio.run(_follow(Path(sys.argv[1])))

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import sys
 import time
-import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,22 +192,12 @@ class PodRunner:
         return Launch([program or argv[0], *argv[1:]], environment, str(home))
 
     def _simulation(self, spec: Obj) -> dict[str, str]:
-        """How fast the engine simulator is here: GPUs of the pod × the pool's speed at the variant's precision."""
+        """What the pool's hardware is to the engine simulator; a container without GPUs sees nothing of it."""
         gpus = int(spec.get("resources", {}).get("limits", {}).get(GPU_RESOURCE, 0))
         if self._pool is None or gpus == 0:
             return {}
-        words = str(self.pod["metadata"].get("labels", {}).get("spillway.dev/variant", "")).upper().split("-")
-        precision = next((word for word in words if word in self._pool.speeds), next(iter(self._pool.speeds)))
-        speed = self._pool.speeds[precision]
-        return {
-            "SIM_LOAD_SECONDS": f"{self._pool.load_seconds:g}",
-            "SIM_PREFILL_TOKENS_PER_SECOND": f"{gpus * speed.prefill_tokens_per_second_per_gpu:g}",
-            "SIM_DECODE_TOKENS_PER_SECOND": f"{gpus * speed.decode_tokens_per_second_per_gpu:g}",
-            "SIM_SEED": str(zlib.crc32(self.name.encode())),
-            # With these the simulator refuses what the hardware would: too many GPUs, NVFP4 on Hopper.
-            "SIM_GPUS": str(gpus),
-            "SIM_GPU_PRODUCT": self._pool.product,
-        }
+        # With SIM_GPUS the simulator refuses what so few GPUs could not run.
+        return {**self._pool.simulation(), "SIM_GPUS": str(gpus)}
 
     async def _finish(self, grace: float) -> None:
         """Stop every container, report the end, and let the API server forget the pod."""

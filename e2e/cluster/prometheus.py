@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
-from e2e.cluster.binaries import BinaryError, Say
+from e2e.cluster import debian
 from e2e.cluster.controlplane import ControlPlane, answers
 from e2e.cluster.discovery import supports_kubernetes
-from e2e.cluster.processes import Process, free_port, wait_until
+from e2e.cluster.processes import Process, Say, StartError, free_port, wait_until
 
-_POLICY = Path("/usr/sbin/policy-rc.d")
 _READER = """
 apiVersion: v1
 kind: ServiceAccount
@@ -42,45 +37,9 @@ def find_prometheus(say: Say = print) -> str:
     named = os.environ.get("PROMETHEUS_BIN")
     if named:
         if not os.access(named, os.X_OK):
-            raise BinaryError(f"PROMETHEUS_BIN={named} is not a program")
+            raise StartError(f"PROMETHEUS_BIN={named} is not a program")
         return named
-    found = shutil.which("prometheus")
-    if found:
-        return found
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise BinaryError(
-            "no prometheus on PATH: install it (Debian: apt-get install prometheus) or set PROMETHEUS_BIN"
-        )
-    say("installing Prometheus (Debian package, without starting its service)")
-    with _no_services_started():
-        for command in (["update", "-qq"], ["install", "-qq", "-y", "--no-install-recommends", "prometheus"]):
-            done = subprocess.run(
-                ["apt-get", *command],
-                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode != 0:
-                raise BinaryError(f"apt-get {' '.join(command)} failed:\n{(done.stdout + done.stderr)[-1500:]}")
-    found = shutil.which("prometheus")
-    if not found:
-        raise BinaryError("the Debian package prometheus brought no program on PATH; set PROMETHEUS_BIN")
-    return found
-
-
-@contextlib.contextmanager
-def _no_services_started() -> Iterator[None]:
-    """Debian's way to install a package without starting its daemon."""
-    if _POLICY.exists():
-        yield
-        return
-    _POLICY.write_text("#!/bin/sh\nexit 101\n")
-    _POLICY.chmod(0o755)
-    try:
-        yield
-    finally:
-        _POLICY.unlink()
+    return debian.provide("prometheus", ["prometheus"], say)
 
 
 class Prometheus:

@@ -69,18 +69,23 @@ class Providers:
         ).start()
 
     def _publish_keys(self) -> None:
-        keys = {provider.name: provider.api_key for provider in self._providers}
-        keys[PROVIDER_CA_KEY] = self._authority.certificate.read_text()
-        documents = [
-            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE}},
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {"name": KEYS_SECRET, "namespace": SYSTEM_NAMESPACE},
-                "stringData": keys,
-            },
-        ]
         manifest = self._directory / KEYS_FILE  # applied again when Spillway is deployed again after a deletion
-        manifest.touch(0o600)
-        manifest.write_text(yaml.safe_dump_all(documents))
+        write_keys(manifest, self._providers, self._authority)
         self._plane.kubectl("apply", "--server-side", "--field-manager=e2e-cluster", "-f", str(manifest))
+
+
+def write_keys(manifest: Path, providers: list[Provider], authority: Authority) -> None:
+    """The Secret with the keys of all providers and the authority that signed their certificates, as YAML."""
+    keys = {provider.name: provider.api_key for provider in providers}
+    keys[PROVIDER_CA_KEY] = authority.certificate.read_text()
+    documents = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE}},
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": KEYS_SECRET, "namespace": SYSTEM_NAMESPACE},
+            "stringData": keys,
+        },
+    ]
+    manifest.touch(0o600)
+    manifest.write_text(yaml.safe_dump_all(documents))

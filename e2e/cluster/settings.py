@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,18 @@ class Pool(_Settings):
     load_seconds: float = 6
     taint: str | None = "nvidia.com/gpu"  # key of a NoSchedule taint, as GPU node groups carry it
     labels: dict[str, str] = {}
+
+    def simulation(self) -> dict[str, str]:
+        """What stands for the pool's GPUs in the engine simulator's environment."""
+        speeds = {
+            precision: [speed.prefill_tokens_per_second_per_gpu, speed.decode_tokens_per_second_per_gpu]
+            for precision, speed in self.speeds.items()
+        }
+        return {
+            "SIM_LOAD_SECONDS": f"{self.load_seconds:g}",
+            "SIM_GPU_PRODUCT": self.product,
+            "SIM_GPU_SPEEDS": json.dumps(speeds),
+        }
 
 
 class Provider(_Settings):

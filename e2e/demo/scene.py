@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from e2e.cluster.binaries import Say
 from e2e.cluster.cluster import Cluster, take_down
+from e2e.cluster.processes import Say
 from e2e.cluster.settings import DEFAULT_POOLS, ClusterConfig, Pool
 from e2e.stage import NAMESPACE, PROVIDER_MODELS, Object, Stage, providers
 
@@ -63,7 +63,7 @@ def scene(directory: Path, say: Say) -> Iterator[Stage]:
         cluster.deploy_operator()
         cluster.wait_for_operator()
         found = Stage(cluster)
-        found.wait("two gateways that serve", lambda: len(found.gateways()) == 2, 60)
+        found.wait_for_gateways()
         found.leader()
         yield found
 

@@ -105,7 +105,7 @@ class Story:
             "S4", "No B200 to be had", "spill covers until H200 replicas in FP8 serve what B200 cannot be bought for"
         )
         self._stage.patch("costpolicy", POLICY, scene.amount(DAY_USD, suspend=False))
-        self._stage.cluster.stock_out(FIRST_POOL)
+        self._stage.local.stock_out(FIRST_POOL)
         self._patch_ceiling(6)
         self._watcher.act("resumed", f"Budget ${DAY_USD} again, six replicas allowed")
         self._wait("spill allowed", lambda: self._stage.status(DEPLOYMENT).get("spill", {}).get("active"), 30)
@@ -144,7 +144,7 @@ class Story:
         return False
 
     def _client(self) -> OpenAI:
-        base = f"{self._stage.gateways()[0]}/v1"
+        base = f"{self._stage.urls()[0]}/v1"
         return OpenAI(base_url=base, api_key="any", default_headers=HOST, max_retries=0, timeout=60)
 
     def _fallback_command(self) -> str:

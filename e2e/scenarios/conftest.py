@@ -1,4 +1,8 @@
-"""One cluster for all scenarios; each begins on an empty stage."""
+"""One cluster for all scenarios; each begins on an empty stage, and none is refused anything by the API server.
+
+`--cluster local` (default) or `--cluster kind` says where. A scenario marked `only("local")` or `only("kind")` is
+deselected on the other: it needs what only that one has.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,31 @@ import pytest
 from e2e.stage import Stage, stage
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cluster", choices=["local", "kind"], default="local", help="where the scenarios are played")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    cluster = config.getoption("--cluster")
+    elsewhere = [item for item in items for mark in item.iter_markers("only") if cluster not in mark.args]
+    config.hook.pytest_deselected(items=elsewhere)
+    items[:] = [item for item in items if item not in elsewhere]
+
+
 @pytest.fixture(scope="session")
-def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def _cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     directory: Path = tmp_path_factory.mktemp("cluster") / "scenarios"
-    with stage(directory) as found:
+    with stage(request.config.getoption("--cluster"), directory) as found:
         yield found
 
 
 @pytest.fixture
 def play(_cluster: Stage) -> Iterator[Stage]:
-    """The stage, with both pools, both providers and a large budget; cleared afterwards."""
+    """The stage, with both pools, both providers and a large budget; cleared afterwards.
+
+    What Spillway's accounts asked of the API server meanwhile must have been allowed.
+    """
     _cluster.platform()
     yield _cluster
     _cluster.clear()
+    assert _cluster.refused() == []

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from e2e.stage import NAMESPACE, Stage
 
 WATCH_SECONDS = 20
 QUIET = "moedeployments,gpupools,externalproviders,deployments,services,serviceaccounts,poddisruptionbudgets,pods"
 
 
+@pytest.mark.only("local")
 def test_an_idle_cluster_writes_nothing(play: Stage) -> None:
     spec = {"model": {"name": "glm-5"}, "spill": {"providers": [{"name": "zai", "model": "glm-5"}]}}
     play.apply(play.moe("glm-5", spec))

@@ -28,7 +28,7 @@ def test_s1_three_lines_answer(play: Stage, name: str) -> None:
     play.wait_ready(name)
 
     host = {"Host": f"{name}.{NAMESPACE}.svc"}
-    client = OpenAI(base_url=f"{play.gateways()[0]}/v1", api_key="any", default_headers=host, max_retries=0)
+    client = OpenAI(base_url=f"{play.urls()[0]}/v1", api_key="any", default_headers=host, max_retries=0)
     model = client.models.list().data[0].id
     messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Say something about dams. [[out=25]]"}]
     answer = client.chat.completions.create(model=model, messages=messages)

@@ -3,16 +3,19 @@ covers the time between; status and events say why."""
 
 from __future__ import annotations
 
+import pytest
+
 from e2e.load.schedule import Schedule
 from e2e.stage import NAMESPACE, Stage
 
 TIMEOUT_SECONDS = 15
 
 
+@pytest.mark.only("local")
 def test_s4_a_pool_without_gpus(play: Stage) -> None:
-    play.cluster.stock_out("blackwell-b200")
+    play.local.stock_out("blackwell-b200")
     for node in play.objects("nodes", selector="e2e.spillway.dev/pool=blackwell-b200"):
-        play.cluster.remove_node(node["metadata"]["name"])
+        play.local.remove_node(node["metadata"]["name"])
     spec = {
         "model": {"name": "glm-5"},
         "maxReplicas": 2,

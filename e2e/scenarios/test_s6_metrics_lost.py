@@ -5,19 +5,22 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from e2e.load.schedule import Schedule
 from e2e.stage import NAMESPACE, Stage
 
 OUTAGE_SECONDS = 60
 
 
+@pytest.mark.only("local")
 def test_s6_without_metrics_replicas_hold(play: Stage) -> None:
     spec = {"model": {"name": "glm-5"}, "maxReplicas": 3, "spill": {"providers": [{"name": "zai", "model": "glm-5"}]}}
     play.apply(play.moe("glm-5", spec))
     play.wait_ready("glm-5")
     with play.load("glm-5", Schedule.steady(14.0, 60)) as sending:
         play.wait("a second replica", lambda: play.status("glm-5").get("readyReplicas", 0) >= 2, 60)
-        play.cluster.stop_prometheus()
+        play.local.stop_prometheus()
         play.wait("the condition", lambda: metrics(play) == "False", 40)
         sending.stop()
         sending.join()
@@ -31,7 +34,7 @@ def test_s6_without_metrics_replicas_hold(play: Stage) -> None:
         time.sleep(2)
     assert "MetricsStale" in {e["reason"] for e in play.events("glm-5")}
 
-    play.cluster.start_prometheus()
+    play.local.start_prometheus()
     play.wait("metrics again", lambda: metrics(play) == "True", 40)
     play.wait("replicas at the floor, as demand says", lambda: play.status("glm-5").get("replicas") == 1, 90)
 

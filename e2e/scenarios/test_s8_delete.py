@@ -18,6 +18,7 @@ def test_s8_nothing_is_left(play: Stage) -> None:
 
     play.apply(play.moe("glm-5", spec))
     play.wait_ready("glm-5")
+    assert play.refused() == []
     play.cluster.delete_operator()
     crds = play.objects("crd")
     assert not [c for c in crds if c["spec"]["group"] == "spillway.dev"], "the kinds went with their objects"
@@ -25,10 +26,11 @@ def test_s8_nothing_is_left(play: Stage) -> None:
     assert play.get("namespace", "spillway-system") is None
 
     play.cluster.deploy_operator()
-    play.wait("two gateways that serve", lambda: len(play.gateways()) == 2, 90)
+    play.wait_for_gateways()
     play.platform()
     play.apply(play.moe("glm-5", spec))
     play.wait_ready("glm-5")
+    play.refused()  # the roles went before the last pod: its complaints in between are none
 
 
 def children(play: Stage) -> list[str]:

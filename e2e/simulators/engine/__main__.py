@@ -37,7 +37,7 @@ def main() -> int:
     if settings is None:
         print(f"exec: {' '.join(sys.argv[1:2])!r}: executable file not found in $PATH", file=sys.stderr)
         return 127
-    return asyncio.run(serve(settings, around))
+    return asyncio.run(serve(settings, around.running(settings)))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 EngineName = Literal["vllm", "sglang"]
@@ -17,10 +19,12 @@ class RefusedSettings(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """`shutdown_seconds` None means: drain without limit. Limits of None mean: no limit."""
+    """`gpus` are those used in this pod. `shutdown_seconds` None: drain without limit. Limits of None: no limit."""
 
     engine: EngineName
     model: str
+    precision: str  # NVFP4 or FP8
+    gpus: int
     served_names: tuple[str, ...]
     host: str
     port: int
@@ -36,7 +40,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """The pod's part: address, hardware, and the speed that the node's annotation gives to its engine."""
+    """The pod's part: address, hardware, and how fast its GPUs are.
+
+    `gpu_speeds` has (prefill, decode) tokens per second of one GPU by precision; what it lacks runs at the two speeds
+    of the whole replica.
+    """
 
     pod_ip: str | None
     gpus: int | None
@@ -45,6 +53,7 @@ class Surroundings:
     load_seconds: float
     prefill_tokens_per_second: float
     decode_tokens_per_second: float
+    gpu_speeds: Mapping[str, tuple[float, float]]
     stream_tokens_per_second: float
     kv_cache_tokens: int
     drain_poll_seconds: float
@@ -52,33 +61,56 @@ class Surroundings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Surroundings:
-        """Read SIM_*, POD_IP and VLLM_API_KEY; the default speed is GLM-5 NVFP4 on 4 x B200 (InferenceX 8k/1k)."""
+        """Read SIM_*, POD_IP and VLLM_API_KEY; the default speed is GLM-5 NVFP4 on 4 x B200 (InferenceX 8k/1k).
+
+        SIM_GPU_SPEEDS is JSON: {"NVFP4": [prefill, decode], "FP8": [prefill, decode]}, per GPU.
+        """
 
         def number(name: str, default: float) -> float:
             value = environment.get(name, "")
             return float(value) if value else default
 
         gpus = environment.get("SIM_GPUS", "")
+        # A container has its own network: there all interfaces are the pod's.
+        container = "0.0.0.0" if "KUBERNETES_SERVICE_HOST" in environment else None
+        speeds = json.loads(environment.get("SIM_GPU_SPEEDS") or "{}")
         return cls(
-            pod_ip=environment.get("POD_IP") or None,
+            pod_ip=environment.get("POD_IP") or container,
             gpus=int(gpus) if gpus else None,
             gpu_product=environment.get("SIM_GPU_PRODUCT", ""),
             api_key=environment.get("VLLM_API_KEY") or None,
             load_seconds=number("SIM_LOAD_SECONDS", 0.0),
             prefill_tokens_per_second=number("SIM_PREFILL_TOKENS_PER_SECOND", 22_000.0),
             decode_tokens_per_second=number("SIM_DECODE_TOKENS_PER_SECOND", 2_800.0),
+            gpu_speeds={precision: (float(prefill), float(decode)) for precision, (prefill, decode) in speeds.items()},
             stream_tokens_per_second=number("SIM_STREAM_TOKENS_PER_SECOND", 50.0),
             kv_cache_tokens=int(number("SIM_KV_CACHE_TOKENS", 2_000_000)),
             drain_poll_seconds=number("SIM_DRAIN_POLL_SECONDS", 5.0),
-            seed=int(number("SIM_SEED", 0)),
+            seed=int(number("SIM_SEED", zlib.crc32(environment.get("HOSTNAME", "").encode()))),
         )
 
     def bind_address(self, host: str) -> str:
         """All interfaces means the pod's own; outside a pod only loopback."""
         return (self.pod_ip or "127.0.0.1") if host in {"0.0.0.0", "::", ""} else host
 
+    def running(self, settings: Settings) -> Surroundings:
+        """With the speed of a replica that these settings run on this node's GPUs."""
+        if settings.precision not in self.gpu_speeds:
+            return self
+        prefill, decode = self.gpu_speeds[settings.precision]
+        return replace(
+            self,
+            prefill_tokens_per_second=settings.gpus * prefill,
+            decode_tokens_per_second=settings.gpus * decode,
+        )
+
     def is_hopper(self) -> bool:
         return any(product in self.gpu_product for product in HOPPER_PRODUCTS)
+
+
+def precision_of(model: str, quantization: str | None) -> str:
+    """NVFP4 or FP8, the two that Spillway's catalog knows."""
+    return "NVFP4" if is_nvfp4(model, quantization) else "FP8"
 
 
 def is_nvfp4(model: str, quantization: str | None) -> bool:

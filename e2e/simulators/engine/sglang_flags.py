@@ -12,6 +12,7 @@ from e2e.simulators.engine.settings import (
     Settings,
     Surroundings,
     is_nvfp4,
+    precision_of,
 )
 
 DEFAULT_MAX_RUNNING_REQUESTS = 1024
@@ -123,11 +124,13 @@ def read(arguments: Sequence[str], around: Surroundings) -> Settings:
     refuse_unknown("launch_server.py", line, unknown)
     if not parsed.model_path:
         line.error("the following arguments are required: --model-path/--model")
-    _check(parsed, around)
+    gpus = _check(parsed, around)
     host = "127.0.0.1" if parsed.host is None else around.bind_address(parsed.host)
     return Settings(
         engine="sglang",
         model=parsed.model_path,
+        precision=precision_of(parsed.model_path, parsed.quantization),
+        gpus=gpus,
         served_names=(parsed.served_model_name or parsed.model_path,),
         host=host,
         port=30_000 if parsed.port is None else parsed.port,
@@ -142,7 +145,8 @@ def read(arguments: Sequence[str], around: Surroundings) -> Settings:
     )
 
 
-def _check(parsed: argparse.Namespace, around: Surroundings) -> None:
+def _check(parsed: argparse.Namespace, around: Surroundings) -> int:
+    """The GPUs that the engine takes in this pod."""
     if parsed.config:
         raise RefusedSettings("the simulator reads no --config file: give the flags on the command line")
     tensor, pipeline, data = parsed.tp_size or 1, parsed.pp_size or 1, parsed.dp_size or 1
@@ -169,3 +173,4 @@ def _check(parsed: argparse.Namespace, around: Surroundings) -> None:
             "ValueError: The quantization method modelopt_fp4 is not supported for the current GPU. "
             "Minimum capability: 100. Current capability: 90."
         )
+    return local

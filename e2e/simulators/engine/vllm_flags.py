@@ -13,6 +13,7 @@ from e2e.simulators.engine.settings import (
     Settings,
     Surroundings,
     is_nvfp4,
+    precision_of,
 )
 
 # vLLM's default for an API server on GPUs with at least 70 GiB.
@@ -167,10 +168,12 @@ def read(arguments: Sequence[str], around: Surroundings) -> Settings:
     model = parsed.model_tag or parsed.model
     if not model:
         raise RefusedSettings("no model: `vllm serve MODEL` needs a model tag")
-    _check(parsed, model, around)
+    gpus = _check(parsed, model, around)
     return Settings(
         engine="vllm",
         model=model,
+        precision=precision_of(model, parsed.quantization),
+        gpus=gpus,
         served_names=tuple(parsed.served_model_name or [model]),
         host=around.bind_address(parsed.host or ""),
         port=8000 if parsed.port is None else parsed.port,
@@ -207,7 +210,8 @@ def _flexible(arguments: Sequence[str]) -> list[str]:
     return result
 
 
-def _check(parsed: argparse.Namespace, model: str, around: Surroundings) -> None:
+def _check(parsed: argparse.Namespace, model: str, around: Surroundings) -> int:
+    """The GPUs that the engine takes in this pod."""
     if parsed.config:
         raise RefusedSettings("the simulator reads no --config file: give the flags on the command line")
     tensor, pipeline = parsed.tensor_parallel_size or 1, parsed.pipeline_parallel_size or 1
@@ -240,6 +244,7 @@ def _check(parsed: argparse.Namespace, model: str, around: Surroundings) -> None
             "The quantization method modelopt_fp4 is not supported for the current GPU. "
             "Minimum capability: 100. Current capability: 90."
         )
+    return local
 
 
 def _check_eplb(parsed: argparse.Namespace, tensor: int, data: int, prefill_context: int) -> None:

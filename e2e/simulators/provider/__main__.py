@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ipaddress
+import os
 import signal
 import ssl
 import sys
@@ -18,7 +19,7 @@ from e2e.simulators.provider.server import ProviderServer
 
 def arguments() -> argparse.Namespace:
     line = argparse.ArgumentParser(prog="e2e.simulators.provider", description="A simulated external API.")
-    line.add_argument("--address", type=_loopback, default="127.0.0.1", help="loopback address for both ports")
+    line.add_argument("--address", type=_own, default="127.0.0.1", help="loopback, or all of a container's")
     line.add_argument("--port", type=int, required=True, help="TLS port of the API; 0 takes a free one")
     line.add_argument("--control-port", type=int, required=True, help="plain-HTTP port of /bill, /faults, /requests")
     line.add_argument("--cert", type=Path, required=True)
@@ -64,8 +65,10 @@ def main() -> int:
     return 0
 
 
-def _loopback(value: str) -> str:
-    if not ipaddress.ip_address(value).is_loopback:
+def _own(value: str) -> str:
+    """Nobody but this machine is served: outside a container only loopback addresses are."""
+    address = ipaddress.ip_address(value)
+    if not address.is_loopback and not (address.is_unspecified and "KUBERNETES_SERVICE_HOST" in os.environ):
         raise argparse.ArgumentTypeError(f"{value} is not a loopback address")
     return value
 

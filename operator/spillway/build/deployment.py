@@ -24,8 +24,6 @@ from spillway.build.labels import (
 from spillway.build.settings import BuildSettings
 from spillway.catalog import ResolvedVariant
 
-CPU_PER_GPU = 4
-MEMORY_GIB_PER_GPU = 32
 SHARED_MEMORY = "16Gi"
 """/dev/shm for NCCL and the engine's own processes: 2–256 GiB in published manifests, 15 in LeaderWorkerSet's."""
 LIVENESS_FAILURES = 6
@@ -121,11 +119,7 @@ def _container(
         "env": _environment(moe, command),
         "ports": [{"name": ENGINE_PORT_NAME, "containerPort": ENGINE_PORT, "protocol": "TCP"}],
         "resources": {
-            "requests": {
-                "cpu": str(CPU_PER_GPU * gpus),
-                "memory": f"{MEMORY_GIB_PER_GPU * gpus}Gi",
-                pool.spec.gpu.resource_name: str(gpus),
-            },
+            "requests": {**settings.requests(gpus), pool.spec.gpu.resource_name: str(gpus)},
             "limits": {pool.spec.gpu.resource_name: str(gpus)},
         },
         "startupProbe": _probe("/health", period, max(1, settings.startup_seconds // period)),

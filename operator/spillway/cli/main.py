@@ -1,4 +1,7 @@
-"""The commands. Each has a help text with an example; a mistake ends with one line that says what to do."""
+"""The commands. Each has a help text with an example; a mistake ends with one line that says what to do.
+
+A command imports what it needs when it runs: the gateway's image has no Kubernetes client and no solver.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,6 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
-
-from spillway.cli import explain as explaining
 
 app = typer.Typer(
     name="spillway",
@@ -76,6 +77,12 @@ def operator(
     prestop_seconds: Annotated[int, setting("preStop sleep of engine pods.", "PRESTOP_SECONDS")] = 10,
     engine_drain_seconds: Annotated[int, setting("Drain time of engines after SIGTERM.", "ENGINE_DRAIN_SECONDS")] = 60,
     probe_period_seconds: Annotated[int, setting("Period of the engines' probes.", "PROBE_PERIOD_SECONDS")] = 10,
+    engine_cpu_millis_per_gpu: Annotated[
+        int, setting("CPU that an engine's pod requests for each GPU, in thousandths.", "ENGINE_CPU_MILLIS_PER_GPU")
+    ] = 4000,
+    engine_memory_mib_per_gpu: Annotated[
+        int, setting("Memory that an engine's pod requests for each GPU, in MiB.", "ENGINE_MEMORY_MIB_PER_GPU")
+    ] = 32768,
     shortest_answer_seconds: Annotated[
         float,
         setting("No billed answer of a provider is faster; the budgets' bound rests on it.", "SHORTEST_ANSWER_SECONDS"),
@@ -149,7 +156,9 @@ def explain(
 
     Example: `kubectl spillway explain glm-5 -n chat`
     """
-    raise typer.Exit(asyncio.run(explaining.show(name, namespace, context)))
+    from spillway.cli.explain import show
+
+    raise typer.Exit(asyncio.run(show(name, namespace, context)))
 
 
 def main() -> None:

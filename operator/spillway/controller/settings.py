@@ -33,6 +33,8 @@ class OperatorSettings(BaseModel):
     prestop_seconds: int = Field(default=10, ge=0)
     engine_drain_seconds: int = Field(default=60, ge=0)
     probe_period_seconds: int = Field(default=10, ge=1)
+    engine_cpu_millis_per_gpu: int = Field(default=4000, ge=1)
+    engine_memory_mib_per_gpu: int = Field(default=32 * 1024, ge=1)
     shortest_answer_seconds: float = Field(default=0.25, gt=0)
     fastest_stream_tokens_per_second: float = Field(default=300.0, gt=0)
     lease_duration_seconds: float = Field(default=15.0, gt=1)
@@ -63,6 +65,8 @@ class OperatorSettings(BaseModel):
             drain_seconds=self.engine_drain_seconds,
             prestop_seconds=self.prestop_seconds,
             probe_period_seconds=self.probe_period_seconds,
+            cpu_millis_per_gpu=self.engine_cpu_millis_per_gpu,
+            memory_mib_per_gpu=self.engine_memory_mib_per_gpu,
         )
 
     def timing(self) -> Timing:

@@ -23,7 +23,7 @@ _SETTLE_SECONDS = 5.0
 """How long to stay open at least: the time that clients and proxies need to learn that this address is going."""
 _READINGS = "vhost.metrics.route.counters.upstream_rq_completed"
 _READING_SECONDS = 30.0
-"""How long to wait for the ledger's last reading of the counters."""
+"""How long to wait for the ledger's last reading of the counters; SPILLWAY_LAST_READING_SECONDS says otherwise."""
 
 
 def run_gateway(env: Mapping[str, str]) -> NoReturn:
@@ -57,7 +57,8 @@ def run_gateway(env: Mapping[str, str]) -> NoReturn:
 
 def drain_gateway(env: Mapping[str, str]) -> None:
     """Before the pod stops: fail the health check, take nothing new, finish what is open, be read once more."""
-    asyncio.run(drain(_run_directory(env) / "admin.sock"))
+    reading_seconds = float(env.get("SPILLWAY_LAST_READING_SECONDS", _READING_SECONDS))
+    asyncio.run(drain(_run_directory(env) / "admin.sock", reading_seconds=reading_seconds))
 
 
 def node_from_environment(env: Mapping[str, str]) -> GatewayNode:
@@ -85,8 +86,10 @@ def find_envoy(env: Mapping[str, str]) -> str:
     return found
 
 
-async def drain(admin_socket: Path, settle_seconds: float = _SETTLE_SECONDS) -> None:
-    """Returns when no request is open and the counters were read since, or after 30 s without a reader."""
+async def drain(
+    admin_socket: Path, settle_seconds: float = _SETTLE_SECONDS, reading_seconds: float = _READING_SECONDS
+) -> None:
+    """Returns when no request is open and the counters were read since, or after `reading_seconds` without a reader."""
     connector = aiohttp.UnixConnector(path=str(admin_socket))
     async with aiohttp.ClientSession("http://admin", connector=connector) as admin:
         for command in ("/healthcheck/fail", "/drain_listeners?graceful&skip_exit&inboundonly"):
@@ -98,7 +101,7 @@ async def drain(admin_socket: Path, settle_seconds: float = _SETTLE_SECONDS) -> 
         # A page that was being written when the last request ended may lack it: two more are needed to be sure of one.
         seen = await _stat(admin, _READINGS)
         try:
-            async with asyncio.timeout(_READING_SECONDS):
+            async with asyncio.timeout(reading_seconds):
                 while await _stat(admin, _READINGS) < seen + 2:  # noqa: ASYNC110
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:

@@ -215,3 +215,11 @@ def test_service_and_endpoint() -> None:
     assert service(moe(), "gateway.example")["spec"] == {"type": "ExternalName", "externalName": "gateway.example"}
     assert endpoint(moe()) == "http://chat-model.default.svc/v1"
     assert disruption_budget(moe())["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+@pytest.mark.parametrize(
+    ("millis", "mebibytes", "requests"),
+    [(4000, 32768, {"cpu": "32", "memory": "256Gi"}), (5, 16, {"cpu": "40m", "memory": "128Mi"})],
+)
+def test_a_pod_asks_for_cpu_and_memory_by_its_gpus(millis: int, mebibytes: int, requests: dict[str, str]) -> None:
+    assert BuildSettings(cpu_millis_per_gpu=millis, memory_mib_per_gpu=mebibytes).requests(8) == requests

@@ -136,3 +136,23 @@ def catalogued_arguments() -> list[tuple[str, str, list[str]]]:
 def test_the_catalogue_only_uses_flags_that_exist(model: str, engine: str, arguments: list[str]) -> None:
     command = {"vLLM": ["vllm", "serve", model], "SGLang": ["sglang", "serve", "--model-path", model]}[engine]
     assert read_command([*command, *arguments], Surroundings.from_environment({})) is not None
+
+
+def test_a_replica_is_as_fast_as_its_gpus_at_its_precision() -> None:
+    around = Surroundings.from_environment({"SIM_GPU_SPEEDS": '{"NVFP4": [5500, 700], "FP8": [3400, 440]}'})
+    for command, gpus, prefill, decode in [
+        (f"{VLLM} -tp 4", 4, 5500, 700),
+        ("vllm serve zai-org/GLM-5-FP8 -tp 4 -dp 2", 8, 3400, 440),
+        (f"{SGLANG} --tp 8 --quantization modelopt_fp4", 8, 5500, 700),
+    ]:
+        settings = read_command(command.split(), around)
+        assert settings is not None
+        running = around.running(settings)
+        assert (running.prefill_tokens_per_second, running.decode_tokens_per_second) == (gpus * prefill, gpus * decode)
+
+
+def test_all_interfaces_are_the_pods_own() -> None:
+    assert Surroundings.from_environment({}).bind_address("0.0.0.0") == "127.0.0.1"
+    assert Surroundings.from_environment({"POD_IP": "127.64.0.9"}).bind_address("0.0.0.0") == "127.64.0.9"
+    container = Surroundings.from_environment({"KUBERNETES_SERVICE_HOST": "10.96.0.1"})
+    assert (container.bind_address("0.0.0.0"), container.bind_address("127.0.0.1")) == ("0.0.0.0", "127.0.0.1")

@@ -1,0 +1,1 @@
+"""A kind cluster: real kubelets, containers, Services and cluster DNS, also where no image can be pulled."""
