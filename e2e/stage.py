@@ -234,12 +234,12 @@ class Stage:
         target = Target(tuple(self.urls()), f"{name}.{namespace}", "glm-5")
         return BackgroundLoad(LoadRun(target, schedule, **options))
 
-    def ask(self, name: str, content: str, namespace: str = NAMESPACE) -> Answer:
-        """One chat completion, whatever comes of it."""
+    def ask(self, name: str, content: str, namespace: str = NAMESPACE, url: str | None = None) -> Answer:
+        """One chat completion, whatever comes of it; at any gateway unless `url` names one."""
         body = {"model": "glm-5", "messages": [{"role": "user", "content": content}]}
         headers = {"Host": f"{name}.{namespace}", "Content-Type": "application/json"}
-        url = f"{self.urls()[0]}/v1/chat/completions"
-        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+        address = f"{url or self.urls()[0]}/v1/chat/completions"
+        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=60) as found:
                 return Answer(found.status, dict(found.headers), json.loads(found.read()))
@@ -271,10 +271,10 @@ class Stage:
     # ---- permissions -------------------------------------------------------------------------------------------------
 
     def refused(self) -> list[str]:
-        """What the API server refused Spillway's accounts since the last call; AssertionError if they asked nothing."""
+        """What the API server refused Spillway's accounts since the last call."""
         asked = audit.entries(self.cluster.audit_log, self._judged)
-        assert asked, "an empty audit log proves nothing"
         self._judged += len(asked)
+        assert self._judged, "an empty audit log proves nothing"
         return audit.refused(asked)
 
 

@@ -69,7 +69,12 @@ class ClusterHandle(ABC):
             self.kubectl("rollout", "status", deployment, "-n", SYSTEM_NAMESPACE, f"--timeout={seconds}s")
 
     def delete_operator(self) -> None:
-        """Delete operator_manifests() and wait until all is gone."""
+        """Delete operator_manifests() and wait until all is gone.
+
+        Pods first: a namespace that finds pods in itself looks again only after half of their longest grace period.
+        """
+        options = ["--cascade=foreground", "--ignore-not-found", "--timeout=180s"]
+        self.kubectl("delete", "deployments", *WORKLOADS, "-n", SYSTEM_NAMESPACE, *options)
         self.kubectl("delete", "--ignore-not-found", "--timeout=180s", "-f", "-", input=self.operator_manifests())
 
     def apply(self, manifests: str) -> None:
