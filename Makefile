@@ -9,7 +9,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat requirements/*.txt pyproject.toml 2>/dev/null | sha256sum | cut -c1-12)
 SYSTEM := $(VENV)/.system
 
-.PHONY: help setup lock binaries up down demo test unit integration e2e lint types contracts generate verify soak clean
+.PHONY: help setup lock binaries images up down kind-up kind-down demo test unit integration e2e lint types contracts \
+        generate verify soak clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -20,18 +21,27 @@ $(STAMP):
 	@e2e/setup.sh
 	@touch $@
 
-lock: $(STAMP) ## recompute requirements/*.txt from pyproject.toml (needs the network)
-	$(BIN)/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --allow-unsafe --all-extras -o requirements/dev.txt pyproject.toml
-	$(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o requirements/envoy.txt requirements/envoy.in
-
+PIP_COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url \
+              --no-emit-find-links --no-emit-trusted-host --allow-unsafe
+lock: $(STAMP) ## recompute requirements/*.txt from pyproject.toml and requirements/*.in (needs the network)
+@@LOCK@@
 binaries: $(STAMP) ## Kubernetes, etcd and Prometheus for the local cluster, found or built once
 	@$(BIN)/python -m e2e.cluster binaries
+
+images: $(STAMP) ## the container images, built where they are missing and looked at
+	@$(BIN)/python -m e2e.images check
 
 up: binaries ## start the local cluster with Spillway and leave it running
 	@$(BIN)/python -m e2e.cluster up
 
 down: $(STAMP) ## stop what `make up` started
 	@$(BIN)/python -m e2e.cluster down
+
+kind-up: $(STAMP) ## start a kind cluster with Spillway, or bring it up to date, and leave it running
+	@$(BIN)/python -m e2e.cluster.kind up
+
+kind-down: $(STAMP) ## remove what `make kind-up` made
+	@$(BIN)/python -m e2e.cluster.kind down
 
 demo: binaries ## the whole story in about five minutes, then build/demo/report.html
 	@$(BIN)/python -m e2e.demo
@@ -45,8 +55,10 @@ unit: $(STAMP) ## the pure tests only, in seconds
 integration: binaries ## tests against real servers
 	@$(BIN)/python -m pytest tests/integration -q
 
-e2e: binaries ## scenarios S1-S8 on the local cluster
-	@$(BIN)/python -m pytest e2e/scenarios -p no:cacheprovider --timeout 900
+CLUSTER ?= local
+SCENARIOS = $(BIN)/python -m pytest e2e/scenarios --cluster $(CLUSTER) -p no:cacheprovider --timeout 900
+e2e: $(if $(filter kind,$(CLUSTER)),$(STAMP),binaries) ## the scenarios on the local cluster, or with CLUSTER=kind on kind; ARGS for pytest
+	@$(SCENARIOS) $(ARGS)
 
 lint: $(STAMP) ## ruff: rules and formatting
 	@$(BIN)/ruff check .
@@ -58,16 +70,18 @@ types: $(STAMP) ## mypy --strict
 contracts: $(STAMP) ## import-linter: the rooms and their one-way imports
 	@$(BIN)/lint-imports
 
-generate: $(STAMP) ## write the generated files again (CRDs)
+generate: $(STAMP) ## write the generated files again (CRDs, install.yaml, the Helm chart)
 	@$(BIN)/python -m spillway.api crds
+	$(BIN)/python -m e2e.packaging generate
 
 verify: $(STAMP) ## the generated files are what the sources give
 	@out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT
 	$(BIN)/python -m spillway.api "$$out" >/dev/null
 	diff -r --exclude=kustomization.yaml crds "$$out" && echo "verify: crds/ is up to date"
+	$(BIN)/python -m e2e.packaging verify
 
 soak: binaries ## the scenarios again and again (COUNT, default 5)
-	@for i in $$(seq $${COUNT:-5}); do echo "== round $$i"; $(BIN)/python -m pytest e2e/scenarios --timeout 900 -q; done
+	@for i in $$(seq $${COUNT:-5}); do echo "== round $$i"; $(SCENARIOS) -q; done
 
 clean: down ## remove .venv and build/
 	rm -rf $(VENV) build

@@ -29,14 +29,15 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 def build(docker: Docker, names: Sequence[str], say: Say = print) -> dict[str, str]:
     """Build what is missing of the named images (all of RECIPES' names are known); tags by name.
 
-    A tag such as spillway/operator:0.1.0-1f2e3d4c5b6a names the content; spillway/operator:0.1.0 is the newest. Bases
-    are public images where they are present or can be pulled, else made of Debian packages. Raises ImageError.
+    A tag such as spillway/operator:0.1.0-1f2e3d4c5b6a names the content; spillway/operator:0.1.0 is the one of now.
+    Bases are public images where they are present or can be pulled, else made of Debian packages. Raises ImageError.
     """
     tags: dict[str, str] = {}
     answers: dict[str, bool] = {}
     for name in names:
         recipe = RECIPES[name]
         tags[name] = _present(docker, recipe) or _build(docker, recipe, _bases(docker, recipe, answers, say), say)
+        docker.run("tag", tags[name], f"{recipe.repository}:{VERSION}")  # also when older content came back
     return tags
 
 
@@ -137,14 +138,14 @@ def _registry_has(docker: Docker, image: str) -> bool:
 
 
 def _build(docker: Docker, recipe: Recipe, bases: Mapping[str, str], say: Say) -> str:
-    tag, newest = tag_of(recipe, bases), f"{recipe.repository}:{VERSION}"
+    tag = tag_of(recipe, bases)
     log = cache_directory() / "images" / f"{recipe.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     say(f"building {tag}")
     with tempfile.TemporaryDirectory() as secrets, log.open("w") as output:
         command = [_program(docker), "build", "--progress=plain", "--network=host", f"--file={recipe.dockerfile}"]
-        command += [f"--tag={tag}", f"--tag={newest}", *(f"--build-arg={key}={value}" for key, value in bases.items())]
+        command += [f"--tag={tag}", *(f"--build-arg={key}={value}" for key, value in bases.items())]
         command += [f"--build-arg={name}" for name in _PROXIES if name in os.environ]
         command += [f"--secret=id={name},src={path}" for name, path in _secrets(Path(secrets)).items()]
         with subprocess.Popen(

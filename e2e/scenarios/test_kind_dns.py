@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from e2e.cluster.kind.world import POD_SAFE, SAFE
-from e2e.stage import NAMESPACE, Object, Stage
+from e2e.stage import NAMESPACE, Stage
 
 _NAMES = ("glm-5.chat.svc", "glm-5.chat.svc.cluster.local", "glm-5.chat")
 _CLIENT = """
@@ -27,32 +26,6 @@ for name in sys.argv[1:]:
 def test_clients_in_the_cluster_ask_by_name(play: Stage) -> None:
     play.apply(play.moe("glm-5", {"model": {"name": "glm-5"}}))
     play.wait_ready("glm-5")
-    play.apply(client_pod(play))
-    play.wait("the client's end", lambda: phase(play) in ("Succeeded", "Failed"), 90)
-    printed = play.cluster.kubectl("logs", "client", "-n", NAMESPACE).stdout
-    assert phase(play) == "Succeeded", printed
+    printed = play.kind.run_python(NAMESPACE, _CLIENT, _NAMES)
     answers = [json.loads(line) for line in printed.splitlines()]
     assert answers == [{"name": name, "tokens": 25, "streamed": True} for name in _NAMES]
-    play.delete("pod", "client", NAMESPACE)
-
-
-def phase(play: Stage) -> str:
-    pod = play.get("pod", "client", NAMESPACE) or {}
-    return str(pod.get("status", {}).get("phase"))
-
-
-def client_pod(play: Stage) -> Object:
-    container = {
-        "name": "client",
-        "image": play.kind.images["simulators"],
-        "command": ["python3", "-c", _CLIENT, *_NAMES],
-        "securityContext": SAFE,
-    }
-    spec = {
-        "restartPolicy": "Never",
-        "nodeSelector": {"node-role.kubernetes.io/control-plane": ""},
-        "automountServiceAccountToken": False,
-        "securityContext": POD_SAFE,
-        "containers": [container],
-    }
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "client", "namespace": NAMESPACE}, "spec": spec}

@@ -126,10 +126,9 @@ def test_values_reach_their_places(helm: Helm) -> None:
 def test_settings_are_what_the_operator_reads(helm: Helm) -> None:
     command: Any = get_command(app)
     known = {option.envvar for option in command.commands["operator"].params}
-    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["operator"]["properties"]["settings"][
-        "properties"
-    ]
-    settings = {name: found["default"] for name, found in schema.items()}
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    typed = schema["properties"]["operator"]["properties"]["settings"]["properties"]
+    settings = {name: found["default"] for name, found in typed.items()}
     environment = container(rendered(helm, {"operator": {"settings": settings}}), "operator")["env"]
     names = {variable["name"] for variable in environment}
     assert len(names) > len(settings)

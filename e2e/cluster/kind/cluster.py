@@ -119,6 +119,22 @@ class KindCluster(ClusterHandle):
             command = ["ctr", "--namespace=k8s.io", "tasks", "kill", "--all", "--signal=SIGKILL", identity]
             self.docker.run("exec", node, *command)
 
+    def run_python(self, namespace: str, script: str, arguments: Sequence[str], seconds: int = 90) -> str:
+        """What a script prints that runs in a pod of its own; RuntimeError with what it printed when it fails."""
+        pod = world.python_pod(namespace, self.images["simulators"], script, arguments)
+        name = pod["metadata"]["name"]
+        self.apply(yaml.safe_dump(pod))
+        try:
+            ended = "--for=jsonpath={.status.containerStatuses[0].state.terminated}"
+            self.kubectl("wait", f"pod/{name}", "-n", namespace, ended, f"--timeout={seconds}s")
+            printed = self.kubectl("logs", name, "-n", namespace).stdout
+            code = "jsonpath={.status.containerStatuses[0].state.terminated.exitCode}"
+            if self.kubectl("get", "pod", name, "-n", namespace, "-o", code).stdout != "0":
+                raise RuntimeError(f"the script in {namespace}/{name} failed:\n{printed}")
+            return printed
+        finally:
+            self.kubectl("delete", "pod", name, "-n", namespace, "--grace-period=1")
+
     def load(self) -> None:
         """Each node gets what can run on it; the engines' images are the simulators' under the engines' names."""
         engines = [item.image.format(version=item.version) for item in catalog.load().engines.values()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import yaml
 
@@ -18,12 +18,13 @@ GATEWAY_PORT = 30080
 _TARGETS = "/targets/targets.json"
 # Node drains are for Spillway's pods: what the scenarios observe it with stays on the control plane.
 _PINNED = {"node-role.kubernetes.io/control-plane": ""}
-SAFE: Obj = {
+_TOLERATED = [{"key": next(iter(_PINNED)), "operator": "Exists"}]
+_SAFE: Obj = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
-POD_SAFE: Obj = {
+_POD_SAFE: Obj = {
     "runAsNonRoot": True,
     "runAsUser": 65532,
     "runAsGroup": 65532,
@@ -75,7 +76,7 @@ def providers(items: list[Provider], image: str, certificates: Mapping[str, tupl
             ],
             "readinessProbe": {"httpGet": {"path": "/bill", "port": "control"}, "periodSeconds": 1},
             "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}},
-            "securityContext": SAFE,
+            "securityContext": _SAFE,
             "volumeMounts": [{"name": "files", "mountPath": "/files", "readOnly": True}],
         }
         volume = {"name": "files", "secret": {"secretName": item.name, "defaultMode": 0o440}}
@@ -107,7 +108,7 @@ def prometheus(image: str, side_car: str, scrape_seconds: float) -> list[Obj]:
         "ports": [{"name": "http", "containerPort": 9090}],
         "readinessProbe": {"httpGet": {"path": "/-/ready", "port": "http"}, "periodSeconds": 1},
         "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
-        "securityContext": SAFE,
+        "securityContext": _SAFE,
         "volumeMounts": [
             {"name": "config", "mountPath": "/config", "readOnly": True},
             {"name": "data", "mountPath": "/data"},
@@ -119,7 +120,7 @@ def prometheus(image: str, side_car: str, scrape_seconds: float) -> list[Obj]:
         "image": side_car,
         "command": ["python3", "-m", "e2e.cluster.discovery", _TARGETS],
         "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}},
-        "securityContext": SAFE,
+        "securityContext": _SAFE,
         "volumeMounts": [{"name": "targets", "mountPath": "/targets"}],
     }
     volumes: list[Obj] = [
@@ -159,6 +160,26 @@ def prometheus(image: str, side_car: str, scrape_seconds: float) -> list[Obj]:
     ]
 
 
+def python_pod(namespace: str, image: str, script: str, arguments: Sequence[str]) -> Obj:
+    """A pod that runs a Python script once, where the simulators' image is."""
+    container = {
+        "name": "python",
+        "image": image,
+        "command": ["python3", "-c", script, *arguments],
+        "securityContext": _SAFE,
+    }
+    spec = {
+        "restartPolicy": "Never",
+        "nodeSelector": _PINNED,
+        "tolerations": _TOLERATED,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": _POD_SAFE,
+        "containers": [container],
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": _meta("python", namespace), "spec": spec}
+
+
 def _namespace(name: str) -> Obj:
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
@@ -173,11 +194,11 @@ def _deployment(
 ) -> Obj:
     pod: Obj = {
         "nodeSelector": _PINNED,
-        "tolerations": [{"key": next(iter(_PINNED)), "operator": "Exists"}],
+        "tolerations": _TOLERATED,
         "enableServiceLinks": False,
         "automountServiceAccountToken": account is not None,
         "terminationGracePeriodSeconds": 2,
-        "securityContext": POD_SAFE,
+        "securityContext": _POD_SAFE,
         "containers": containers,
         "volumes": volumes,
     }

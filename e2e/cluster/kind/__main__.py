@@ -1,0 +1,66 @@
+"""`python -m e2e.cluster.kind up|down`: a kind cluster for hands-on use."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from e2e.cluster.debian import PackageError
+from e2e.cluster.golang import BuildError
+from e2e.cluster.kind.cluster import NAME, KindCluster, create, take_down
+from e2e.cluster.kind.docker import DockerError
+from e2e.cluster.processes import Say
+from e2e.cluster.settings import ClusterConfig
+from e2e.images.debian import ImageError
+
+
+def main() -> int:
+    line = argparse.ArgumentParser(prog="python -m e2e.cluster.kind", description=__doc__)
+    line.add_argument("--name", default=NAME, help=f"several clusters can exist; default: {NAME}")
+    commands = line.add_subparsers(required=True, metavar="up|down")
+    up = commands.add_parser("up", help="start a cluster, or bring a running one up to date, and leave it running")
+    up.add_argument("--bare", action="store_true", help="without Spillway itself (manifests/overlays/kind)")
+    up.set_defaults(command=_up)
+    commands.add_parser("down", help="remove it, and dockerd if it was started for it").set_defaults(command=_down)
+    options = line.parse_args()
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - started:6.1f} s  {text}", flush=True)
+
+    try:
+        options.command(options, say)
+    except (BuildError, DockerError, ImageError, PackageError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _up(options: argparse.Namespace, say: Say) -> None:
+    cluster = KindCluster.attach(options.name)
+    if cluster:
+        say(f"the kind cluster {options.name} is up: bringing it up to date")
+        cluster.update(say)
+    else:
+        cluster = create(ClusterConfig(), options.name, say)
+    if not options.bare:
+        say("applying manifests/overlays/kind")
+        cluster.deploy_operator()
+        cluster.wait_for_operator()
+        say("Spillway is ready")
+    programs = Path(sys.executable).parent  # kubectl and kubectl spillway
+    print(f"\nexport KUBECONFIG={cluster.kubeconfig} PATH={programs}:$PATH")
+    print(f"gateway: {cluster.gateway_url} (Host: NAME.NAMESPACE)\nPrometheus: {cluster.prometheus_url}")
+    for name, provider in cluster.providers.items():
+        print(f"provider {name}: {provider['base_url']} (bill: {provider['control_url']}/bill)")
+
+
+def _down(options: argparse.Namespace, say: Say) -> None:
+    if not take_down(options.name, say):
+        say(f"no kind cluster {options.name} was running")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
