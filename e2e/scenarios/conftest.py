@@ -26,19 +26,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def _cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """The one cluster of this run, with Spillway on it and nothing else."""
     directory: Path = tmp_path_factory.mktemp("cluster") / "scenarios"
     with stage(request.config.getoption("--cluster"), directory) as found:
         yield found
 
 
 @pytest.fixture
-def play(_cluster: Stage) -> Iterator[Stage]:
+def play(installed: Stage) -> Iterator[Stage]:
     """The stage, with both pools, both providers and a large budget; cleared afterwards.
 
     What Spillway's accounts asked of the API server meanwhile must have been allowed.
     """
-    _cluster.platform()
-    yield _cluster
-    _cluster.clear()
-    assert _cluster.refused() == []
+    installed.platform()
+    yield installed
+    installed.clear()
+    assert installed.refused() == []

@@ -1,9 +1,13 @@
-"""docs/install.md to the letter, each way from nothing to a ready Spillway and back to nothing."""
+"""docs/install.md to the letter, each way from nothing to a ready Spillway and back to nothing; then from the previous
+commit's images and manifests to these, under streaming load."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import sys
+import tarfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,24 +16,26 @@ import pytest
 
 from e2e.cluster.binaries import kubectl
 from e2e.cluster.processes import free_port, python_environment
-from e2e.cluster.settings import REPOSITORY
+from e2e.cluster.settings import REPOSITORY, SYSTEM_NAMESPACE
 from e2e.packaging.guide import blocks
 from e2e.packaging.helm import find_helm
+from e2e.scenarios.test_kind_disruptions import SPEC, streaming
 from e2e.stage import NAMESPACE, Stage
 
 PAGE = REPOSITORY / "docs" / "install.md"
 
 
-@pytest.fixture
-def bare(play: Stage) -> Iterator[Stage]:
+@pytest.fixture(scope="module")
+def bare(installed: Stage) -> Iterator[Stage]:
     """A cluster without Spillway and its users, which gets it back afterwards."""
-    play.clear()
-    play.delete("namespace", NAMESPACE)
-    play.cluster.delete_operator()
-    yield play
-    play.cluster.deploy_operator()
-    play.cluster.wait_for_operator()
-    play.refused()  # roles went before the last pod: its complaints in between are none
+    installed.delete("namespace", NAMESPACE)
+    installed.cluster.delete_operator()
+    yield installed
+    installed.cluster.deploy_operator()
+    installed.cluster.wait_for_operator()
+    installed.wait_for_gateways()
+    installed.clear()
+    installed.refused()  # roles went before the last pod: its complaints in between are none
 
 
 @pytest.mark.only("kind")
@@ -54,6 +60,58 @@ def test_the_guide_installs_upgrades_and_removes(bare: Stage) -> None:
         bare.delete("namespace", NAMESPACE)
 
 
+@pytest.fixture
+def previous(tmp_path: Path) -> Path:
+    """The files of the commit before this one."""
+    archive, tree = tmp_path / "previous.tar", tmp_path / "previous"
+    command = ["git", "archive", f"--output={archive}", "HEAD~1"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"the upgrade starts from the previous commit, so clone at least two: {done.stderr}"
+    with tarfile.open(archive) as files:
+        files.extractall(tree, filter="data")
+    return tree
+
+
+@pytest.mark.only("kind")
+def test_an_upgrade_from_the_previous_commit_breaks_no_stream(bare: Stage, previous: Path) -> None:
+    play, cluster = bare, bare.kind
+    cluster.load_others(built_from(previous), "previous")
+    manifests = cluster.kubectl("kustomize", str(previous / "manifests" / "overlays" / "kind")).stdout
+    for image in ("operator", "gateway"):
+        manifests = manifests.replace(cluster.images[image], f"spillway/{image}:previous")
+    cluster.install(manifests)
+    cluster.wait_for_operator()
+    play.platform()
+    play.apply(play.moe("glm-5", SPEC))
+    play.wait_ready("glm-5")
+    old = pods(play)
+
+    with streaming(play):
+        cluster.deploy_operator()
+        cluster.wait_for_operator()
+        play.wait("the old pods gone", lambda: not old & pods(play), 120)
+
+
+def pods(play: Stage) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in play.objects("pods", SYSTEM_NAMESPACE)}
+
+
+def built_from(tree: Path) -> dict[str, str]:
+    """Content tags of the images that the tree's own code makes, by name."""
+    names = ["operator", "gateway"]
+    done = subprocess.run(
+        [sys.executable, "-m", "e2e.images", "build", *names],
+        cwd=tree,
+        env={**os.environ, "PYTHONPATH": f"{tree}{os.pathsep}{tree / 'operator'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    tags = [line.split()[-1] for line in done.stdout.splitlines()[-len(names) :]]
+    return dict(zip(names, tags, strict=True))
+
+
 @contextmanager
 def port_forward(play: Stage) -> Iterator[str]:
     """The gateway's Service at a loopback address: Helm's default is no NodePort."""
@@ -75,6 +133,7 @@ def follow(play: Stage, guide: str) -> str:
     environment["PATH"] = f"{helm}{os.pathsep}{environment['PATH']}"
     printed = ""
     for script in blocks(PAGE, guide):
+        started = time.monotonic()
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
             cwd=REPOSITORY,
@@ -87,4 +146,5 @@ def follow(play: Stage, guide: str) -> str:
         )
         assert done.returncode == 0, f"{PAGE.name}, guide {guide}:\n{script}\n{done.stdout}"
         printed += done.stdout
+        print(f"{time.monotonic() - started:6.1f} s  {guide}: {script.splitlines()[0]} …")
     return printed

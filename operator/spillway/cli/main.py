@@ -133,7 +133,7 @@ def gateway() -> None:
         run_gateway(os.environ)
     except KeyError as error:
         typer.echo(f"spillway gateway: set {error.args[0]} in the environment", err=True)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         typer.echo(f"spillway gateway: {error}", err=True)
     raise typer.Exit(2)
 
