@@ -1,8 +1,7 @@
-"""The workflows of GitHub: valid, least rights, pinned, and about things that exist."""
+"""GitHub's workflows: least rights, pinned, about things that exist; actionlint (ci.yaml) looks after the syntax."""
 
 from __future__ import annotations
 
-import importlib.resources
 import importlib.util
 import json
 import re
@@ -14,7 +13,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 
@@ -60,13 +58,6 @@ def scripts() -> str:
     return "\n".join(step["run"] for path in (*WORKFLOWS, *ACTIONS) for step in steps(path) if "run" in step)
 
 
-def schema(name: str) -> Yaml:
-    """A schema of SchemaStore, as the package check-jsonschema brings it."""
-    folder = importlib.resources.files("check_jsonschema.builtin_schemas.vendor")
-    loaded: Yaml = json.loads(folder.joinpath(f"{name}.json").read_text())
-    return loaded
-
-
 def by_name(path: Path) -> str:
     return str(path.relative_to(GITHUB))
 
@@ -74,21 +65,6 @@ def by_name(path: Path) -> str:
 def test_there_are_workflows() -> None:
     assert {path.stem for path in WORKFLOWS} >= {"ci", "release", "locks"}
     assert ACTIONS
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        *((path, "github-workflows") for path in WORKFLOWS),
-        *((path, "github-actions") for path in ACTIONS),
-        (GITHUB / "renovate.json", "renovate"),
-    ],
-    ids=lambda value: by_name(value) if isinstance(value, Path) else value,
-)
-def test_files_fit_their_schemas(path: Path, kind: str) -> None:
-    document = json.loads(path.read_text()) if path.suffix == ".json" else read(path)
-    problems = jsonschema.validators.validator_for(schema(kind))(schema(kind)).iter_errors(document)
-    assert [f"{problem.json_path}: {problem.message}" for problem in problems] == []
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=by_name)

@@ -58,8 +58,7 @@ def _up(options: argparse.Namespace, say: Say) -> None:
 
 
 def _down(options: argparse.Namespace, say: Say) -> None:
-    if not take_down(options.name, say):
-        say(f"no kind cluster {options.name} was running")
+    say("removed" if take_down(options.name, say) else f"no kind cluster {options.name} was running")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from spillway.decide.outcome import Decision
@@ -128,8 +129,10 @@ def limits(deployment: Deployment, desired: Mapping[str, int], target: Target, m
     if deployment.dry_run:
         told.append(Decision(Code.DRY_RUN, "decided only: annotation spillway.dev/dry-run", before=total, after=total))
     if target.stale and not deployment.pinned_replicas:
-        age = f"{deployment.demand.age_seconds:.0f} s old" if deployment.demand else "missing"
-        message = f"held at {total}: the metrics are {age}"
+        # Before the first measurement the age is infinite.
+        known = deployment.demand is not None and math.isfinite(deployment.demand.age_seconds)
+        age = f"are {deployment.demand.age_seconds:.0f} s old" if deployment.demand and known else "have not come yet"
+        message = f"held at {total}: the metrics {age}"
         told.append(Decision(Code.METRICS_STALE, message, before=total, after=total))
     if mix is not None and mix.uncovered_units > 0:
         message = f"the pools lack room for {mix.uncovered_units:.1f} replicas of work; it spills or is refused"

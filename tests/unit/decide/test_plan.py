@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -122,6 +123,22 @@ def test_the_other_pool_serves_on_until_the_cheaper_one_is_ready_again() -> None
     assert world.ready(BLACKWELL.name) == 1
     assert world.ready(HOPPER.name) == 0
     assert "CheaperVariant" in world.codes()
+
+
+@pytest.mark.parametrize(
+    ("demand", "words"),
+    [
+        (None, "the metrics have not come yet"),
+        (Demand(0, 1155, 211, age_seconds=math.inf), "the metrics have not come yet"),
+        (Demand(1, 1155, 211, age_seconds=75.2), "the metrics are 75 s old"),
+    ],
+)
+def test_missing_metrics_are_told_in_words(demand: Demand | None, words: str) -> None:
+    snapshot = World().snapshot()
+    blind = replace(snapshot.deployments[0], demand=demand)
+    told, _ = plan(replace(snapshot, deployments=(blind,)), Memory())
+    messages = [d.message for d in told.deployments[0].decisions if d.code == "MetricsStale"]
+    assert [message.partition(": ")[2] for message in messages] == [words]
 
 
 def test_stale_metrics_hold_everything() -> None:
