@@ -16,7 +16,9 @@ from spillway.api.structural import problems, structural_schema
 
 ROOT = Path(__file__).parents[3]
 BY_KIND: dict[str, type[Resource]] = {kind.definition.kind: kind for kind in KINDS}
-SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
+SAMPLES = [
+    path for path in sorted((ROOT / "manifests" / "samples").glob("*.yaml")) if "spillway.dev/" in path.read_text()
+]
 
 
 def test_committed_files_are_what_the_models_say(tmp_path: Path) -> None:
