@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat requirements/*.txt pyproject.toml 2>/dev/null | sha256sum | cut -c1-12)
 SYSTEM := $(VENV)/.system
 
-.PHONY: help setup lock binaries images up down kind-up kind-down demo test unit integration e2e lint types contracts \
+.PHONY: help setup lock binaries images up down kind-up kind-prepared kind-down demo test unit integration e2e lint types contracts \
         generate verify soak clean
 
 help: ## show this
@@ -50,6 +50,9 @@ down: $(STAMP) ## stop what `make up` started
 kind-up: $(STAMP) ## start a kind cluster with Spillway, or bring it up to date, and leave it running
 	@$(BIN)/python -m e2e.cluster.kind up
 
+kind-prepared: $(STAMP)
+	@$(BIN)/python -m e2e.cluster.kind prepare
+
 kind-down: $(STAMP) ## remove what `make kind-up` made
 	@$(BIN)/python -m e2e.cluster.kind down
 
@@ -66,8 +69,8 @@ integration: binaries ## tests against real servers
 	@$(BIN)/python -m pytest tests/integration -q
 
 CLUSTER ?= local
-SCENARIOS = $(BIN)/python -m pytest e2e/scenarios --cluster $(CLUSTER) -p no:cacheprovider --timeout 900
-e2e: $(if $(filter kind,$(CLUSTER)),$(STAMP),binaries) ## the scenarios on the local cluster, or with CLUSTER=kind on kind; ARGS for pytest
+SCENARIOS = $(BIN)/python -m pytest e2e/scenarios --cluster $(CLUSTER) -p no:cacheprovider --timeout 900 --durations=12
+e2e: $(if $(filter kind,$(CLUSTER)),kind-prepared,binaries) ## the scenarios on the local cluster, or with CLUSTER=kind on kind; ARGS for pytest
 	@$(SCENARIOS) $(ARGS)
 
 lint: $(STAMP) ## ruff: rules and formatting
@@ -90,7 +93,7 @@ verify: $(STAMP) ## the generated files are what the sources give
 	diff -r --exclude=kustomization.yaml crds "$$out" && echo "verify: crds/ is up to date"
 	$(BIN)/python -m e2e.packaging verify
 
-soak: binaries ## the scenarios again and again (COUNT, default 5)
+soak: $(if $(filter kind,$(CLUSTER)),kind-prepared,binaries) ## the scenarios again and again (COUNT, default 5)
 	@for i in $$(seq $${COUNT:-5}); do echo "== round $$i"; $(SCENARIOS) -q; done
 
 clean: down ## remove .venv and build/

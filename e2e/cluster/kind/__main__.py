@@ -1,4 +1,4 @@
-"""`python -m e2e.cluster.kind up|down`: a kind cluster for hands-on use."""
+"""`python -m e2e.cluster.kind up|down|prepare`: a kind cluster for hands-on use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from e2e.cluster.debian import PackageError
 from e2e.cluster.golang import BuildError
-from e2e.cluster.kind.cluster import NAME, KindCluster, create, take_down
+from e2e.cluster.kind.cluster import NAME, KindCluster, create, prepare, take_down
 from e2e.cluster.kind.docker import DockerError
 from e2e.cluster.processes import Say
 from e2e.cluster.settings import ClusterConfig
@@ -19,11 +19,13 @@ from e2e.images.debian import ImageError
 def main() -> int:
     line = argparse.ArgumentParser(prog="python -m e2e.cluster.kind", description=__doc__)
     line.add_argument("--name", default=NAME, help=f"several clusters can exist; default: {NAME}")
-    commands = line.add_subparsers(required=True, metavar="up|down")
+    commands = line.add_subparsers(required=True, metavar="up|down|prepare")
     up = commands.add_parser("up", help="start a cluster, or bring a running one up to date, and leave it running")
     up.add_argument("--bare", action="store_true", help="without Spillway itself (manifests/overlays/kind)")
     up.set_defaults(command=_up)
     commands.add_parser("down", help="remove it, and dockerd if it was started for it").set_defaults(command=_down)
+    ready = commands.add_parser("prepare", help="Docker and all images, found or built once; no cluster")
+    ready.set_defaults(command=_prepare)
     options = line.parse_args()
     started = time.monotonic()
 
@@ -55,6 +57,14 @@ def _up(options: argparse.Namespace, say: Say) -> None:
     print(f"gateway: {cluster.gateway_url} (Host: NAME.NAMESPACE)\nPrometheus: {cluster.prometheus_url}")
     for name, provider in cluster.providers.items():
         print(f"provider {name}: {provider['base_url']} (bill: {provider['control_url']}/bill)")
+
+
+def _prepare(options: argparse.Namespace, say: Say) -> None:
+    found = prepare(say)
+    print(f"docker      {found.docker.program} at {found.docker.address or 'its usual address'}")
+    print(f"node image  {found.node_image} ({'public' if found.pulled else 'built here'})")
+    for name, tag in found.contents.items():
+        print(f"{name:<12}{tag}")
 
 
 def _down(options: argparse.Namespace, say: Say) -> None:

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -170,31 +171,51 @@ class KindCluster(ClusterHandle):
         file.write_text(json.dumps({**json.loads(file.read_text()), "contents": contents}, indent=1))
 
 
-def create(config: ClusterConfig, name: str = NAME, say: Say = print) -> KindCluster:
-    """Build what is missing, start the cluster, load the images, and set up what stands around Spillway.
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that takes long the first time: a daemon, kind, the node image, and Spillway's images."""
 
-    Raises DockerError, BuildError, ImageError or StartError, whose message says what to do.
+    docker: Docker
+    node_image: str
+    pulled: bool  # else it was built here
+    contents: dict[str, str]
+
+
+def prepare(say: Say = print) -> Prepared:
+    """Find or build; with everything in place a matter of seconds.
+
+    Raises BuildError, DockerError, ImageError or PackageError, whose message says what to do.
     """
-    directory = _directory(name)
     docker = find_docker(say)
-    kind = Kind(name, docker, say)
-    if KindCluster.attach(name):
-        raise StartError(f"a kind cluster {name} already runs: `make kind-down` removes it")
     with _timed(say, "node image"):
         image, pulled = choose_node_image(docker, say)
     with _timed(say, "images of Spillway and the simulators"):
         contents = build(docker, IMAGES, say)
+    return Prepared(docker, image, pulled, contents)
+
+
+def create(config: ClusterConfig, name: str = NAME, say: Say = print) -> KindCluster:
+    """Build what is missing, start the cluster, load the images, and set up what stands around Spillway.
+
+    Raises what prepare() raises, and StartError.
+    """
+    directory = _directory(name)
+    if KindCluster.attach(name):
+        raise StartError(f"a kind cluster {name} already runs: `make kind-down` removes it")
+    prepared = prepare(say)
+    docker = prepared.docker
+    kind = Kind(name, docker, say)
     kind.run("delete", "cluster")  # what a run that was killed left behind
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     ports = {port: free_port() for port in node_ports(config)}
     nodes = cluster_nodes(config)
-    made = configuration(directory, nodes, ports, own_network=not pulled)
+    made = configuration(directory, nodes, ports, own_network=not prepared.pulled)
     (directory / "kind.yaml").write_text(yaml.safe_dump(made))
     kubeconfig = directory / "kubeconfig"
     with _timed(say, f"kind cluster of {len(nodes)} nodes"):
         kind.run(
-            *("create", "cluster", "--image", image, "--config", str(directory / "kind.yaml")),
+            *("create", "cluster", "--image", prepared.node_image, "--config", str(directory / "kind.yaml")),
             *("--kubeconfig", str(kubeconfig)),
         )
     state = {
@@ -211,7 +232,7 @@ def create(config: ClusterConfig, name: str = NAME, say: Say = print) -> KindClu
             for item in config.providers
         },
         "nodes": kind.node_names(nodes),
-        "contents": contents,
+        "contents": prepared.contents,
     }
     (directory / STATE_FILE).write_text(json.dumps(state, indent=1))
     cluster = KindCluster(docker, directory, state)
