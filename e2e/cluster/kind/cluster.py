@@ -143,9 +143,11 @@ class KindCluster(ClusterHandle):
             self.docker.run("tag", self.images["simulators"], reference)
         control_plane, worker, *gpu_nodes = self.nodes
         # Prometheus and the providers stay on the control plane (world.py).
-        self._import([control_plane], list(self.images.values()))
-        self._import([worker], [self.images["operator"], self.images["gateway"]])
-        self._import(gpu_nodes, engines)
+        self._import(
+            ([control_plane], list(self.images.values())),
+            ([worker], [self.images["operator"], self.images["gateway"]]),
+            (gpu_nodes, engines),
+        )
 
     def load_others(self, images: Mapping[str, str], tag: str) -> None:
         """Images that stand beside those of this commit, as spillway/<name>:<tag>, by name."""
@@ -153,17 +155,24 @@ class KindCluster(ClusterHandle):
         for name, image in images.items():
             references.append(f"spillway/{name}:{tag}")
             self.docker.run("tag", image, references[-1])
-        self._import(self.nodes[:2], references)
+        self._import((self.nodes[:2], references))
 
-    def _import(self, nodes: Sequence[str], references: Sequence[str]) -> None:
-        """As `kind load docker-image` does, but from a file that the nodes see, in half the time."""
-        archive = self.directory / "images" / "archive.tar"
-        self.docker.run("save", "--output", str(archive), *references)
+    def _import(self, *wanted: tuple[Sequence[str], Sequence[str]]) -> None:
+        """Images onto nodes: as `kind load docker-image` does, but from files that the nodes see, all nodes at once."""
         command = ["ctr", "--namespace=k8s.io", "images", "import", "--all-platforms", "--digests"]
-        command += ["--snapshotter=overlayfs", f"{ARCHIVES}/{archive.name}"]
-        with ThreadPoolExecutor(2) as workers:
-            list(workers.map(lambda node: self.docker.run("exec", node, *command), nodes))
-        archive.unlink()
+        command.append("--snapshotter=overlayfs")
+        archives = [self.directory / "images" / f"{number}.tar" for number in range(len(wanted))]
+        with ThreadPoolExecutor() as workers:
+            importing = []
+            for archive, (nodes, references) in zip(archives, wanted, strict=True):
+                self.docker.run("save", "--output", str(archive), *references)
+                for node in nodes:
+                    arguments = ("exec", node, *command, f"{ARCHIVES}/{archive.name}")
+                    importing.append(workers.submit(self.docker.run, *arguments))
+            for imported in importing:
+                imported.result()
+        for archive in archives:
+            archive.unlink()
 
     def _record(self, contents: dict[str, str]) -> None:
         self.contents = contents
