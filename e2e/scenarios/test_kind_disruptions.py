@@ -12,7 +12,7 @@ from e2e.load.schedule import Schedule
 from e2e.stage import NAMESPACE, BackgroundLoad, Stage
 
 # An answer of 400 tokens streams for eight seconds: many are open at any moment.
-LOAD = Schedule.steady(3.0, 400, prompt_tokens=800, output_tokens=400)
+LOAD = Schedule.steady(3.0, 600, prompt_tokens=800, output_tokens=400)
 SPEC = {
     "model": {"name": "glm-5"},
     "minReplicas": 2,
@@ -23,12 +23,9 @@ SPEC = {
 
 @contextmanager
 def streaming(play: Stage) -> Iterator[BackgroundLoad]:
-    """Streams that begin before the block and end after it; none of them may fail or be cut."""
+    """Streams to glm-5; none of them may fail or be cut until the block ends."""
     with play.load("glm-5", LOAD, streaming_share=1.0) as sending:
-        play.wait("streams that have ended", lambda: len(sending.records) > 3, 40)
         yield sending
-        after = sending.elapsed()
-        play.wait("streams that began afterwards", lambda: sending.since(after), 40)
         sending.stop()
         summary = sending.join()
     print(f"\n{summary.line()}")
@@ -36,18 +33,40 @@ def streaming(play: Stage) -> Iterator[BackgroundLoad]:
     assert summary.cut == 0
 
 
-@pytest.fixture
-def serving(play: Stage) -> Stage:
-    play.apply(play.moe("glm-5", SPEC))
-    play.wait_ready("glm-5")
-    return play
+@contextmanager
+def unbroken(play: Stage, sending: BackgroundLoad) -> Iterator[None]:
+    """Streams that began before the block and streams that begin after it have ended well, and all in between."""
+    before = sending.elapsed()
+    play.wait("streams that have ended", lambda: len(sending.since(before)) > 3, 40)
+    yield
+    after = sending.elapsed()
+    play.wait("streams that began afterwards", lambda: sending.since(after), 40)
+    assert [record for record in sending.since(before) if record.failed] == []
+
+
+@pytest.fixture(scope="module")
+def serving(installed: Stage) -> Iterator[Stage]:
+    """Two replicas of glm-5."""
+    installed.platform()
+    installed.apply(installed.moe("glm-5", SPEC))
+    installed.wait_ready("glm-5")
+    yield installed
+    installed.clear()
+    assert installed.refused() == []
+
+
+@pytest.fixture(scope="module")
+def sending(serving: Stage) -> Iterator[BackgroundLoad]:
+    """The same streams through one disruption after the other."""
+    with streaming(serving) as found:
+        yield found
 
 
 @pytest.mark.only("kind")
 @pytest.mark.parametrize("workload", ["spillway-operator", "spillway-gateway"])
-def test_a_rolling_update_breaks_no_stream(serving: Stage, workload: str) -> None:
+def test_a_rolling_update_breaks_no_stream(serving: Stage, sending: BackgroundLoad, workload: str) -> None:
     old = names(serving, workload)
-    with streaming(serving):
+    with unbroken(serving, sending):
         serving.cluster.kubectl("rollout", "restart", f"deployment/{workload}", "-n", SYSTEM_NAMESPACE)
         serving.cluster.wait_for_operator()
         serving.wait("the old pods gone", lambda: not old & names(serving, workload), 90)
@@ -55,17 +74,17 @@ def test_a_rolling_update_breaks_no_stream(serving: Stage, workload: str) -> Non
 
 
 @pytest.mark.only("kind")
-def test_a_drained_node_of_the_gateways_breaks_no_stream(serving: Stage) -> None:
+def test_a_drained_node_of_the_gateways_breaks_no_stream(serving: Stage, sending: BackgroundLoad) -> None:
     node = serving.kind.nodes[1]
-    with streaming(serving), drained(serving, node):
+    with unbroken(serving, sending), drained(serving, node):
         serving.wait_for_gateways()
         assert {pod["spec"]["nodeName"] for pod in serving.gateways()} == {serving.kind.nodes[0]}
 
 
 @pytest.mark.only("kind")
-def test_a_drained_gpu_node_breaks_no_stream(serving: Stage) -> None:
+def test_a_drained_gpu_node_breaks_no_stream(serving: Stage, sending: BackgroundLoad) -> None:
     node = next(pod["spec"]["nodeName"] for pod in serving.objects("pods", NAMESPACE))
-    with streaming(serving), drained(serving, node):
+    with unbroken(serving, sending), drained(serving, node):
         serving.wait(
             "both replicas on other nodes",
             lambda: [p["spec"].get("nodeName") != node for p in serving.objects("pods", NAMESPACE)] == [True, True],
