@@ -26,7 +26,7 @@ from spillway.catalog import Catalog, pool_gpu
 from spillway.decide.outcome import PoolPlan
 from spillway.ledger import BudgetStatus as Statement
 from spillway.ledger import Grant
-from spillway.observe import cluster
+from spillway.observe import cluster, pools
 from spillway.observe.objects import Objects
 
 CENTS = Decimal("0.01")
@@ -53,17 +53,17 @@ def of_invalid(
 def of_pool(pool: GPUPool, objects: Objects, plan: PoolPlan | None, catalog: Catalog, now: datetime) -> GPUPoolStatus:
     """GPUs by holder, what they cost now, and whether the pool gives any."""
     resource = pool.spec.gpu.resource_name
-    nodes = cluster.pool_nodes(pool, objects)
+    nodes = pools.pool_nodes(pool, objects)
     names = {n["metadata"]["name"] for n in nodes}
-    used = cluster.gpus_in_use(objects, resource)
+    used = pools.gpus_in_use(objects, resource)
     ours = pending = 0
     for pod in objects.pods.values():
-        if not cluster.of_pool(pod, pool) or (pod.get("status") or {}).get("phase") in cluster.FINISHED:
+        if not pools.of_pool(pod, pool) or (pod.get("status") or {}).get("phase") in cluster.FINISHED:
             continue
         if pod["spec"].get("nodeName"):
-            ours += cluster.requested(pod, resource)
+            ours += pools.requested(pod, resource)
         elif not pod["metadata"].get("deletionTimestamp"):
-            pending += cluster.requested(pod, resource)
+            pending += pools.requested(pod, resource)
     gpu = pool_gpu(pool, catalog)
     conditions = ConditionSet(pool.status.conditions, pool.metadata.generation, now)
     if gpu is None:
@@ -89,7 +89,7 @@ def of_pool(pool: GPUPool, objects: Objects, plan: PoolPlan | None, catalog: Cat
     return GPUPoolStatus(
         observed_generation=pool.metadata.generation,
         precisions=gpu.precisions if gpu else (),
-        allocatable_gpus=sum(cluster.allocatable(n, resource) for n in nodes),
+        allocatable_gpus=sum(pools.allocatable(n, resource) for n in nodes),
         used_gpus=sum(used.get(name, 0) for name in names),
         spillway_gpus=ours,
         pending_gpus=pending,

@@ -43,6 +43,7 @@ from spillway.ledger.store import LedgerConflict, LedgerGone, LedgerStore, due
 from spillway.observe import cluster, money
 from spillway.observe.money import Money
 from spillway.observe.objects import Objects, condition, seconds
+from spillway.observe.pools import of_pool, requested
 from spillway.observe.resolve import valid
 
 log = logging.getLogger(__name__)
@@ -307,7 +308,7 @@ class Treasury:
             scheduled = condition(pod, "PodScheduled")
             if not cluster.is_ours(pod) or scheduled is None or scheduled.get("status") != "True":
                 continue
-            pool = next((p for p in pools.values() if cluster.of_pool(pod, p)), None)
+            pool = next((p for p in pools.values() if of_pool(pod, p)), None)
             since = seconds(scheduled.get("lastTransitionTime"))
             if pool is None or since is None:
                 continue
@@ -323,7 +324,7 @@ class Treasury:
                     deployment=name,
                     pool=pool.metadata.name,
                     model=model,
-                    gpus=cluster.requested(pod, pool.spec.gpu.resource_name),
+                    gpus=requested(pod, pool.spec.gpu.resource_name),
                     scheduled=datetime.fromtimestamp(since, UTC),
                     ended=datetime.now(UTC) if finished else None,
                 )

@@ -10,7 +10,6 @@ from spillway.api import CostPolicy, ExternalProvider, GPUPool, MoEDeployment, R
 from spillway.decide.snapshot import (
     Budget,
     Deployment,
-    Pool,
     ProviderOption,
     Settings,
     Snapshot,
@@ -20,6 +19,7 @@ from spillway.ledger import Pair
 from spillway.observe import cluster
 from spillway.observe.money import Money
 from spillway.observe.objects import Objects
+from spillway.observe.pools import pool as observed_pool
 from spillway.observe.resolve import Resolved
 from spillway.observe.traffic import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS, Traffic
 
@@ -55,14 +55,10 @@ def take(
             deployment(r, objects, providers, policies, traffic, money, health)
             for r in sorted(resolved, key=lambda r: r.moe.key)
         ),
-        pools=tuple(pool(p, objects) for _, p in sorted(pools.items())),
+        pools=tuple(observed_pool(p, objects) for _, p in sorted(pools.items())),
         budgets=budgets(money),
         settings=settings,
     )
-
-
-def pool(spec: GPUPool, objects: Objects) -> Pool:
-    return cluster.pool(spec, objects)
 
 
 def deployment(

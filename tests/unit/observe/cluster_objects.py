@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from spillway.observe import Objects
+
 Object = dict[str, Any]
 
 ASKED, SCHEDULED, READY = "2026-11-23T12:00:00Z", "2026-11-23T12:00:10Z", "2026-11-23T12:05:00Z"
@@ -95,3 +97,12 @@ def workload(
         "spec": {"replicas": replicas},
         "status": {"conditions": conditions},
     }
+
+
+def objects(*items: Object) -> Objects:
+    found = Objects()
+    for item in items:
+        meta = item["metadata"]
+        store = {"Pod": found.pods, "Node": found.nodes, "Deployment": found.deployments}[item["kind"]]
+        store[f"{meta['namespace']}/{meta['name']}" if "namespace" in meta else meta["name"]] = item
+    return found

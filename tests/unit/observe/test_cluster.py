@@ -1,15 +1,14 @@
-"""Pods and nodes as replicas and pools."""
+"""Pods as replicas, workloads as what is asked for."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 import pytest
 
-from spillway.api import GPUPool, MoEDeployment, parse
+from spillway.api import MoEDeployment, parse
 from spillway.decide.snapshot import Asked, Phase
-from spillway.observe import Objects, cluster
+from spillway.observe import cluster
 from tests.unit.api.examples import example
 from tests.unit.observe.cluster_objects import (
     ASKED,
@@ -18,7 +17,7 @@ from tests.unit.observe.cluster_objects import (
     SCHEDULED,
     VARIANT,
     Object,
-    node,
+    objects,
     pod,
     workload,
 )
@@ -34,21 +33,6 @@ def moe() -> MoEDeployment:
     parsed = parse(MoEDeployment, obj)
     assert isinstance(parsed, MoEDeployment)
     return parsed
-
-
-def pool(**changes: Any) -> GPUPool:
-    parsed = parse(GPUPool, example("GPUPool", "blackwell-b200", **changes))
-    assert isinstance(parsed, GPUPool)
-    return parsed
-
-
-def objects(*items: Object) -> Objects:
-    found = Objects()
-    for item in items:
-        meta = item["metadata"]
-        store = {"Pod": found.pods, "Node": found.nodes, "Deployment": found.deployments}[item["kind"]]
-        store[f"{meta['namespace']}/{meta['name']}" if "namespace" in meta else meta["name"]] = item
-    return found
 
 
 @pytest.mark.parametrize(
@@ -104,58 +88,3 @@ def test_asked_is_what_the_own_workloads_say() -> None:
         ),
     )
     assert found == (Asked(VARIANT, "abc", 2), Asked("h200-fp8-vllm", "abc", 1, "exceeded quota"))
-
-
-def test_foreign_pods_take_the_room_of_replicas() -> None:
-    found = cluster.pool(
-        pool(),
-        objects(
-            node("n1"),
-            node("n2"),
-            pod("ours", node="n1", gpus=4),
-            pod("foreign", node="n1", gpus=1, labels={}, namespace="kube-system"),
-            pod("foreign-with-two-containers", node="n2", gpus=3, containers=2, labels={}),
-            pod("ended", node="n2", gpus=2, phase="Succeeded", labels={}),
-        ),
-    )
-    assert found.free_gpus_by_node == (3, 2)
-    assert found.used_gpus == 4
-    assert found.growable_gpus == 0
-    assert [found.free_slots(n) for n in (1, 2, 3, 4)] == [5, 2, 1, 0]
-
-
-def test_a_pod_that_ends_still_holds_its_gpus() -> None:
-    found = cluster.pool(pool(), objects(node("n1"), pod("ours", deleted=True, gpus=8)))
-    assert found.free_gpus_by_node == (0,)
-
-
-def test_nodes_that_cannot_take_pods_are_no_room() -> None:
-    found = cluster.pool(
-        pool(),
-        objects(node("lost", ready=False), node("cordoned", cordoned=True), node("other", labels={"a": "b"})),
-    )
-    assert found.free_gpus_by_node == ()
-    assert found.free_slots(1) == 0
-
-
-@pytest.mark.parametrize(
-    ("most", "growable", "slots"),
-    [(None, 0, 1), (0, 0, 0), (4, 0, 0), (8, 0, 1), (12, 4, 1), (16, 8, 3), (32, 24, 7)],
-)
-def test_a_pool_with_a_maximum_may_still_grow(most: int | None, growable: int, slots: int) -> None:
-    changes = {} if most is None else {"capacity__maxGPUs": most}
-    found = cluster.pool(pool(**changes), objects(node("n1"), pod("ours", gpus=4)))
-    assert (found.growable_gpus, found.max_gpus, found.used_gpus) == (growable, most, 4)
-    assert found.free_slots(4) == slots
-
-
-def test_pods_of_ours_in_another_pool_do_not_count() -> None:
-    other = pod("ours-elsewhere", node="h1")
-    other["spec"]["nodeSelector"] = {"nvidia.com/gpu.product": "NVIDIA-H200"}
-    found = cluster.pool(pool(), objects(node("n1"), other))
-    assert found.used_gpus == 0
-
-
-@pytest.mark.parametrize(("quantity", "expected"), [(None, 0), ("8", 8), (8, 8), ("1k", 1000)])
-def test_quantities_of_gpus_are_whole(quantity: str | int | None, expected: int) -> None:
-    assert cluster.whole(quantity) == expected
