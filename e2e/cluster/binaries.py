@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from e2e.cluster import golang
 from e2e.cluster.golang import BuildError, Go
-from e2e.cluster.processes import Say, find_program
+from e2e.cluster.processes import Say, find_program, lock
 from e2e.cluster.settings import cache_directory
 
 CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
@@ -78,19 +76,6 @@ def kubectl() -> str:
 def pinned_version(module: str) -> str:
     """The version of `kubernetes` or `etcd` in e2e/cluster/go, such as v1.37.2."""
     return golang.pinned_version(module, _MODULES[module])
-
-
-@contextlib.contextmanager
-def lock(path: Path, say: Say) -> Iterator[None]:
-    """Only one process builds at a time; the others wait and then find everything."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another run is building the cluster's programs; waiting for it ({path})")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _cached() -> Path:

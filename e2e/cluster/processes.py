@@ -1,9 +1,10 @@
-"""Child processes that never outlive their parent, free ports, and waiting for a condition."""
+"""Child processes that never outlive their parent, locks between processes, free ports, waiting for a condition."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 Say = Callable[[str], None]  # how long work tells of its progress
@@ -46,6 +47,19 @@ def free_port(address: str = "127.0.0.1") -> int:
     with socket.socket() as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def lock(path: Path, say: Say, doing: str = "building the cluster's programs") -> Iterator[None]:
+    """Only one process builds at a time; the others are told what it is `doing`, wait, and then find everything."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another run is {doing}; waiting for it ({path})")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def wait_until(what: str, check: Callable[[], bool], seconds: float, process: Process | None = None) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from e2e.cluster.debian import provide
-from e2e.cluster.processes import Say
+from e2e.cluster.processes import Say, lock
 
 if TYPE_CHECKING:  # e2e.cluster.kind itself imports this module
     from e2e.cluster.kind.docker import Docker
@@ -51,8 +49,7 @@ def root_filesystem(destination: Path, packages: Sequence[str], say: Say, *, var
     record = destination.with_name(f"{destination.name}.packages")
     if _made(destination, record, wanted):
         return
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(destination.with_name(f"{destination.name}.lock"), say):
+    with lock(destination.with_name(f"{destination.name}.lock"), say, "at work"):
         if _made(destination, record, wanted):
             return
         if os.geteuid() != 0:
@@ -106,17 +103,6 @@ def release() -> str:
 
 def _made(destination: Path, record: Path, wanted: str) -> bool:
     return destination.is_dir() and record.is_file() and record.read_text() == wanted
-
-
-@contextlib.contextmanager
-def _alone(path: Path, say: Say) -> Iterator[None]:
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another run is at work; waiting for it ({path})")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _bootstrap(root: Path, packages: Sequence[str], variant: str, say: Say) -> None:

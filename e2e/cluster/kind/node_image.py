@@ -15,7 +15,7 @@ from pathlib import Path
 from e2e.cluster import binaries, golang
 from e2e.cluster.golang import Go
 from e2e.cluster.kind.docker import Docker
-from e2e.cluster.processes import Say, wait_until
+from e2e.cluster.processes import Say, lock, wait_until
 from e2e.cluster.settings import cache_directory
 from e2e.images.debian import import_image, release, root_filesystem
 
@@ -60,7 +60,7 @@ def node_image(docker: Docker, say: Say = print) -> str:
     tag = f"spillway/kind-node:{version}-{_fingerprint()}"
     if docker.has_image(tag):
         return tag
-    with binaries.lock(cache_directory() / "kind" / "node-image.lock", say):
+    with lock(cache_directory() / "kind" / "node-image.lock", say):
         if docker.has_image(tag):
             return tag
         say(f"building the kind node image {tag} once")
@@ -93,7 +93,7 @@ def _program(name: str, package: str, say: Say) -> Path:
     content = b"".join(path.read_bytes() for path in sorted(module.iterdir()))
     destination = cache_directory() / "kind" / f"{name}-{hashlib.sha256(content).hexdigest()[:12]}"
     if not (destination / name).exists():
-        with binaries.lock(destination.with_suffix(".lock"), say):
+        with lock(destination.with_suffix(".lock"), say):
             if not (destination / name).exists():
                 Go(say).build(name, [package], destination, name=name)
     return destination / name
