@@ -9,26 +9,11 @@ import yaml
 from e2e.cluster import debian
 from e2e.cluster.controlplane import ControlPlane, answers
 from e2e.cluster.discovery import supports_kubernetes
+from e2e.cluster.kubeapi import Obj
 from e2e.cluster.processes import Process, Say, StartError, free_port, named_program, wait_until
 
-_READER = """
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: prometheus, namespace: kube-system}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: e2e-prometheus}
-rules:
-- {apiGroups: [""], resources: [pods], verbs: [get, list, watch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: e2e-prometheus}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: e2e-prometheus}
-subjects:
-- {kind: ServiceAccount, name: prometheus, namespace: kube-system}
-"""
+_ACCOUNT: Obj = {"name": "prometheus", "namespace": "kube-system"}
+_RBAC = "rbac.authorization.k8s.io"
 
 
 def find_prometheus(say: Say = print) -> str:
@@ -46,9 +31,9 @@ class Prometheus:
         self.url = f"http://{self._listen}"
         self._process: Process | None = None
         directory.mkdir(parents=True, exist_ok=True)
-        plane.kubectl("apply", "-f", "-", input=_READER)
+        plane.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(reader(_ACCOUNT)))
         token = directory / "token"
-        minted = plane.kubectl("create", "token", "prometheus", "-n", "kube-system", "--duration=720h")
+        minted = plane.kubectl("create", "token", _ACCOUNT["name"], "-n", _ACCOUNT["namespace"], "--duration=720h")
         token.write_text(minted.stdout.strip())
         token.chmod(0o600)
         self._configuration = directory / "prometheus.yml"
@@ -103,6 +88,19 @@ def _ask_kubernetes(server: str, authority: Path, token: Path) -> dict[str, obje
             }
         ]
     }
+
+
+def reader(metadata: Obj) -> list[Obj]:
+    """A ServiceAccount of this metadata and its right to watch pods everywhere, which discovery asks for."""
+    subject = {"kind": "ServiceAccount", "name": metadata["name"], "namespace": metadata["namespace"]}
+    role = {"apiGroup": _RBAC, "kind": "ClusterRole", "name": "e2e-prometheus"}
+    rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
+    named = {"apiVersion": f"{_RBAC}/v1", "metadata": {"name": role["name"]}}
+    return [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata},
+        {**named, "kind": "ClusterRole", "rules": rules},
+        {**named, "kind": "ClusterRoleBinding", "roleRef": role, "subjects": [subject]},
+    ]
 
 
 def configuration(discovery: dict[str, object], scrape_seconds: float) -> dict[str, object]:

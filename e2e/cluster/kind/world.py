@@ -9,7 +9,7 @@ import yaml
 
 from e2e.cluster.kubeapi import Obj
 from e2e.cluster.pools import node_labels
-from e2e.cluster.prometheus import configuration
+from e2e.cluster.prometheus import configuration, reader
 from e2e.cluster.settings import Pool, Provider
 
 MONITORING, PROVIDERS = "monitoring", "providers"
@@ -95,8 +95,6 @@ def providers(items: list[Provider], image: str, certificates: Mapping[str, tupl
 def prometheus(image: str, side_car: str, scrape_seconds: float) -> list[Obj]:
     """Prometheus with its targets from a side-car, so that a build without Kubernetes discovery does as well."""
     config = yaml.safe_dump(configuration({"file_sd_configs": [{"files": [_TARGETS]}]}, scrape_seconds))
-    account = {"kind": "ServiceAccount", "name": "prometheus", "namespace": MONITORING}
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "e2e-prometheus"}
     server = {
         "name": "prometheus",
         "image": image,
@@ -128,23 +126,9 @@ def prometheus(image: str, side_car: str, scrape_seconds: float) -> list[Obj]:
         {"name": "data", "emptyDir": {}},
         {"name": "targets", "emptyDir": {}},
     ]
-    rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
     return [
         _namespace(MONITORING),
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _meta("prometheus", MONITORING)},
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRole",
-            "metadata": {"name": role["name"]},
-            "rules": rules,
-        },
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": role["name"]},
-            "roleRef": role,
-            "subjects": [account],
-        },
+        *reader(_meta("prometheus", MONITORING)),
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
