@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import tempfile
 import time
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from e2e.cluster.processes import Say
 from e2e.cluster.settings import REPOSITORY, cache_directory
-from e2e.images.debian import ImageError, import_image, release, root_filesystem
+from e2e.images.debian import ImageError, make_image, release
 from e2e.images.recipes import RECIPES, VERSION, Recipe
 
 if TYPE_CHECKING:  # e2e.cluster.kind itself imports this module
@@ -117,17 +116,10 @@ def _bases(docker: Docker, recipe: Recipe, answers: dict[str, bool], say: Say) -
     say(f"no registry gives {public['BASE']}: a base of Debian packages stands for it")
     for argument in missing:
         packages = [*recipe.packages, *(recipe.installer if argument == "BUILD_BASE" else ())]
-        # Beside other roots, but gone once docker has it: nothing needs it twice.
         root = cache_directory() / "debian" / debian[argument].replace("/", "-").replace(":", "-")
-        root_filesystem(root, packages, say, variant="essential")
-        import_image(docker, root, debian[argument], ["ENV LANG=C.UTF-8"])
-        _forget(root)
+        changes = ["ENV LANG=C.UTF-8"]
+        make_image(docker, debian[argument], root, packages, say, variant="essential", changes=changes)
     return debian
-
-
-def _forget(root: Path) -> None:
-    shutil.rmtree(root)
-    root.with_name(f"{root.name}.packages").unlink(missing_ok=True)
 
 
 def _registry_has(docker: Docker, image: str) -> bool:

@@ -38,6 +38,23 @@ class ImageError(RuntimeError):
     """An image could not be made, or is not what it should be; the message says what to do."""
 
 
+def make_image(
+    docker: Docker,
+    tag: str,
+    root: Path,
+    packages: Sequence[str],
+    say: Say,
+    *,
+    variant: str = "minbase",
+    changes: Sequence[str] = (),
+) -> None:
+    """Make the docker image `tag` of a root file system at `root`, which is gone afterwards. Raises ImageError."""
+    root_filesystem(root, packages, say, variant=variant)
+    import_image(docker, root, tag, changes)
+    shutil.rmtree(root)  # docker has it: nothing needs it twice
+    _record(root).unlink(missing_ok=True)
+
+
 def root_filesystem(destination: Path, packages: Sequence[str], say: Say, *, variant: str = "minbase") -> None:
     """A Debian root file system of this machine's own release with `packages` and what they depend on.
 
@@ -46,7 +63,7 @@ def root_filesystem(destination: Path, packages: Sequence[str], say: Say, *, var
     has apt, essential has not. Raises ImageError.
     """
     wanted = f"{variant} {' '.join(sorted(packages))}\n"
-    record = destination.with_name(f"{destination.name}.packages")
+    record = _record(destination)
     if _made(destination, record, wanted):
         return
     with lock(destination.with_name(f"{destination.name}.lock"), say, "at work"):
@@ -99,6 +116,10 @@ def release() -> str:
     if fields.get("ID") != "debian" or "VERSION_CODENAME" not in fields:
         raise ImageError("images are made of Debian packages on Debian only; elsewhere an image registry is needed")
     return fields["VERSION_CODENAME"].strip('"')
+
+
+def _record(root: Path) -> Path:
+    return root.with_name(f"{root.name}.packages")
 
 
 def _made(destination: Path, record: Path, wanted: str) -> bool:

@@ -17,7 +17,7 @@ from e2e.cluster.golang import Go
 from e2e.cluster.kind.docker import Docker
 from e2e.cluster.processes import Say, lock, wait_until
 from e2e.cluster.settings import cache_directory
-from e2e.images.debian import import_image, release, root_filesystem
+from e2e.images.debian import make_image, release
 
 _SOURCES = Path(__file__).with_name("node")
 _KIND = "sigs.k8s.io/kind"
@@ -183,10 +183,7 @@ def _debian(docker: Docker, name: str, packages: list[str], say: Say) -> str:
     words = " ".join([release(), *packages])
     tag = f"spillway/debian-{name}:{hashlib.sha256(words.encode()).hexdigest()[:12]}"
     if not docker.has_image(tag):
-        root = cache_directory() / "kind" / f"root-{name}"
-        root_filesystem(root, packages, say)
-        import_image(docker, root, tag)
-        shutil.rmtree(root)
+        make_image(docker, tag, cache_directory() / "kind" / f"root-{name}", packages, say)
     return tag
 
 
