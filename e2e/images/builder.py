@@ -29,7 +29,8 @@ def build(docker: Docker, names: Sequence[str], say: Say = print) -> dict[str, s
     """Build what is missing of the named images (all of RECIPES' names are known); tags by name.
 
     A tag such as spillway/operator:0.1.0-1f2e3d4c5b6a names the content; spillway/operator:0.1.0 is the one of now.
-    Bases are public images where they are present or can be pulled, else made of Debian packages. Raises ImageError.
+    Bases are public images where they are present or can be pulled, else made of Debian packages. Raises
+    DockerError or ImageError.
     """
     tags: dict[str, str] = {}
     answers: dict[str, bool] = {}
@@ -136,13 +137,14 @@ def _build(docker: Docker, recipe: Recipe, bases: Mapping[str, str], say: Say) -
     started = time.monotonic()
     say(f"building {tag}")
     with tempfile.TemporaryDirectory() as secrets, log.open("w") as output:
-        command = [_program(docker), "build", "--progress=plain", "--network=host", f"--file={recipe.dockerfile}"]
+        program = docker.with_buildkit().program
+        command = [program, "build", "--progress=plain", "--network=host", f"--file={recipe.dockerfile}"]
         command += [f"--tag={tag}", *(f"--build-arg={key}={value}" for key, value in bases.items())]
         command += [f"--build-arg={name}" for name in _PROXIES if name in os.environ]
         command += [f"--secret=id={name},src={path}" for name, path in _secrets(Path(secrets)).items()]
         with subprocess.Popen(
             [*command, str(REPOSITORY)],
-            env=docker.environment | {"DOCKER_BUILDKIT": "1"},
+            env=docker.environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -158,22 +160,6 @@ def _build(docker: Docker, recipe: Recipe, bases: Mapping[str, str], say: Say) -
         raise ImageError(f"docker build of {recipe.name} failed (all of it: {log}):\n{tail}")
     say(f"  {recipe.name}: built in {time.monotonic() - started:.0f} s")
     return tag
-
-
-def _program(docker: Docker) -> str:
-    """A docker command that can drive BuildKit: a newer one cannot without its plugin buildx; Debian's can."""
-    for program in dict.fromkeys((docker.program, "/usr/bin/docker")):
-        if not os.access(program, os.X_OK):
-            continue
-        version = _output([program, "version", "--format", "{{.Client.Version}}"], docker)
-        if version.partition(".")[0] in {"18", "19", "20"} or _output([program, "buildx", "version"], docker):
-            return program
-    raise ImageError(f"{docker.program} has no BuildKit: install its plugin buildx (Debian: docker.io has it built in)")
-
-
-def _output(command: Sequence[str], docker: Docker) -> str:
-    done = subprocess.run(command, env=docker.environment, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _secrets(directory: Path) -> dict[str, Path]:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from e2e.cluster.settings import cache_directory
 
 _SOCKET = Path("/run/spillway-docker.sock")
 _ADDRESS = f"unix://{_SOCKET}"
+_DEBIANS = "/usr/bin/docker"
 _PACKAGES = ("docker.io", "iptables")
 _START_SECONDS, _STOP_SECONDS = 60, 30
 _WRAPPER = Path(__file__).with_name("runtime.py")
@@ -59,6 +60,25 @@ class Docker:
         if check and ended.returncode != 0:
             raise DockerError(f"docker {' '.join(arguments[:4])} … failed:\n{err.strip()[-2000:]}")
         return subprocess.CompletedProcess(ended.args, ended.returncode, out, err)
+
+    def with_buildkit(self) -> Docker:
+        """The same daemon by a command that can drive BuildKit; DockerError if there is none."""
+        for program in dict.fromkeys((self.program, _DEBIANS)):
+            if not os.access(program, os.X_OK):
+                continue
+            client = replace(self, program=program)
+            version = client._output("version", "--format", "{{.Client.Version}}")
+            # A newer docker cannot without its plugin buildx; Debian's can.
+            if version.partition(".")[0] in {"18", "19", "20"} or client._output("buildx", "version"):
+                return client
+        raise DockerError(
+            f"{self.program} has no BuildKit: install its plugin buildx (Debian: docker.io has it built in)"
+        )
+
+    def _output(self, *arguments: str) -> str:
+        """What a command prints; nothing if it fails."""
+        done = self.run(*arguments, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
 
     def has_image(self, tag: str) -> bool:
         return self.run("image", "inspect", tag, check=False).returncode == 0
@@ -135,8 +155,7 @@ def _state() -> Path:
 
 def _own() -> Docker:
     """Debian's docker, which has BuildKit built in, before a bare client that may be first on PATH."""
-    debians = Path("/usr/bin/docker")
-    return Docker(str(debians) if debians.exists() else shutil.which("docker") or "docker", _ADDRESS)
+    return Docker(_DEBIANS if Path(_DEBIANS).exists() else shutil.which("docker") or "docker", _ADDRESS)
 
 
 def _start(daemon: str, docker: Docker, say: Say) -> None:

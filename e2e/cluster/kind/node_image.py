@@ -189,7 +189,7 @@ def _debian(docker: Docker, name: str, packages: list[str], say: Say) -> str:
 
 def _build(docker: Docker, file: Path, context: Path, tag: str, argument: str, target: str = "") -> None:
     stage = ["--target", target] if target else []
-    docker.run(
+    docker.with_buildkit().run(
         *("build", "--quiet", "--network", "none", "--file", str(file), "--build-arg", argument),
         *stage,
         *("--tag", tag, str(context)),
