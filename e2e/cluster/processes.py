@@ -1,4 +1,4 @@
-"""Child processes that never outlive their parent, locks between processes, free ports, waiting for a condition."""
+"""Child processes that never outlive their parent, locks, free ports, waiting for a condition, how long work took."""
 
 from __future__ import annotations
 
@@ -60,6 +60,16 @@ def lock(path: Path, say: Say, doing: str = "building the cluster's programs") -
             say(f"another run is {doing}; waiting for it ({path})")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def timed(say: Say, what: str, *, part: bool = False) -> Iterator[None]:
+    """Tell that work begins and how long it took; of a part of other work only the latter, indented."""
+    started = time.monotonic()
+    if not part:
+        say(f"{what} …")
+    yield
+    say(f"{'  ' if part else ''}{what}: {time.monotonic() - started:.0f} s")
 
 
 def wait_until(what: str, check: Callable[[], bool], seconds: float, process: Process | None = None) -> None:

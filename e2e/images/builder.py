@@ -9,15 +9,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from e2e.cluster.kind.docker import Docker
 from e2e.cluster.processes import Say
 from e2e.cluster.settings import REPOSITORY, cache_directory
 from e2e.images.debian import ImageError, make_image, release
 from e2e.images.recipes import RECIPES, VERSION, Recipe
-
-if TYPE_CHECKING:  # e2e.cluster.kind itself imports this module
-    from e2e.cluster.kind.docker import Docker
 
 _REPORT_SECONDS = 10
 _REGISTRY_SECONDS = 20

@@ -11,13 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, cast
 
+from e2e.cluster.kind.docker import Docker
 from e2e.cluster.processes import Say
 from e2e.images.recipes import RECIPES, Recipe
-
-if TYPE_CHECKING:  # e2e.cluster.kind itself imports this package
-    from e2e.cluster.kind.docker import Docker
 
 _PROBES = Path(__file__).parent / "probes"
 _RUN_SECONDS = 120

@@ -9,13 +9,10 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from e2e.cluster.debian import provide
+from e2e.cluster.kind.docker import Docker
 from e2e.cluster.processes import Say, lock
-
-if TYPE_CHECKING:  # e2e.cluster.kind itself imports this module
-    from e2e.cluster.kind.docker import Docker
 
 _LEFT_OUT = (
     "path-exclude=/usr/share/doc/*",

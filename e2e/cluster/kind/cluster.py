@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from e2e.cluster.kind.command import Kind, choose_node_image
 from e2e.cluster.kind.configuration import ARCHIVES, cluster_nodes, configuration, node_ports
 from e2e.cluster.kind.docker import Docker, find_docker, running_docker, stop_docker
 from e2e.cluster.kubeapi import Obj
-from e2e.cluster.processes import Say, StartError, free_port
+from e2e.cluster.processes import Say, StartError, free_port, timed
 from e2e.cluster.providers import write_keys
 from e2e.cluster.settings import (
     GPU_RESOURCE,
@@ -196,9 +195,9 @@ def prepare(say: Say = print) -> Prepared:
     Raises BuildError, DockerError, ImageError or PackageError, whose message says what to do.
     """
     docker = find_docker(say)
-    with _timed(say, "node image"):
+    with timed(say, "node image"):
         image, pulled = choose_node_image(docker, say)
-    with _timed(say, "images of Spillway and the simulators"):
+    with timed(say, "images of Spillway and the simulators"):
         contents = build(docker, IMAGES, say)
     return Prepared(docker, image, pulled, contents)
 
@@ -222,7 +221,7 @@ def create(config: ClusterConfig, name: str = NAME, say: Say = print) -> KindClu
     made = configuration(directory, nodes, ports, own_network=not prepared.pulled)
     (directory / "kind.yaml").write_text(yaml.safe_dump(made))
     kubeconfig = directory / "kubeconfig"
-    with _timed(say, f"kind cluster of {len(nodes)} nodes"):
+    with timed(say, f"kind cluster of {len(nodes)} nodes"):
         kind.run(
             *("create", "cluster", "--image", prepared.node_image, "--config", str(directory / "kind.yaml")),
             *("--kubeconfig", str(kubeconfig)),
@@ -246,9 +245,9 @@ def create(config: ClusterConfig, name: str = NAME, say: Say = print) -> KindClu
     (directory / STATE_FILE).write_text(json.dumps(state, indent=1))
     cluster = KindCluster(docker, directory, state)
     try:
-        with _timed(say, "images into the nodes"):
+        with timed(say, "images into the nodes"):
             cluster.load()
-        with _timed(say, "GPU nodes, Prometheus and providers"):
+        with timed(say, "GPU nodes, Prometheus and providers"):
             _furnish(cluster, config)
     except BaseException:
         take_down(name, say)
@@ -314,11 +313,3 @@ def _make_gpu_node(cluster: KindCluster, node: str, pool: Pool) -> None:
     environment += [f"{name}={value}" for name, value in pool.simulation().items()]
     replace = f"cat > {_SPECIFICATION} && systemctl restart containerd"
     cluster.docker.run("exec", "-i", node, "sh", "-c", replace, input=json.dumps(specification).encode())
-
-
-@contextlib.contextmanager
-def _timed(say: Say, what: str) -> Iterator[None]:
-    started = time.monotonic()
-    say(f"{what} …")
-    yield
-    say(f"{what}: {time.monotonic() - started:.0f} s")

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 from e2e.cluster import binaries, golang
 from e2e.cluster.golang import Go
 from e2e.cluster.kind.docker import Docker
-from e2e.cluster.processes import Say, lock, wait_until
+from e2e.cluster.processes import Say, lock, timed, wait_until
 from e2e.cluster.settings import cache_directory
 from e2e.images.debian import make_image, release
 
@@ -66,12 +65,12 @@ def node_image(docker: Docker, say: Say = print) -> str:
         say(f"building the kind node image {tag} once")
         programs = binaries.build([*binaries.CONTROL_PLANE, *binaries.NODE], say)
         extra = {name: _program(name, ".", say) for name in ("coredns", "pause")}
-        with _step("images for the nodes", say):
+        with timed(say, "images for the nodes", part=True):
             wanted = _wanted_images(programs, version)
             archive = _archive(docker, programs, extra, wanted, say)
-        with _step("node root file system", say):
+        with timed(say, "node root file system", part=True):
             bare = _bare_node(docker, programs, next(ref for ref in wanted if "/pause:" in ref), say)
-        with _step("node image", say):
+        with timed(say, "node image", part=True):
             _preload(docker, bare, archive, tag)
     return tag
 
@@ -225,10 +224,3 @@ def _replace(file: Path, old: str, new: str) -> None:
     if old not in text:
         raise ValueError(f"{file.name} no longer has {old!r}: kind changed its node files")
     file.write_text(text.replace(old, new))
-
-
-@contextmanager
-def _step(what: str, say: Say) -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    say(f"  {what}: {time.monotonic() - started:.0f} s")
