@@ -17,14 +17,7 @@ from typing import Any
 from e2e.cluster.handle import ClusterHandle, ask
 from e2e.cluster.kubeapi import Obj
 from e2e.cluster.processes import Say, StartError, die_with_parent, process_start_ticks, python_environment
-from e2e.cluster.settings import (
-    CONFIG_FILE,
-    REPOSITORY,
-    STATE_FILE,
-    SYSTEM_NAMESPACE,
-    ClusterConfig,
-    cache_directory,
-)
+from e2e.cluster.settings import CONFIG_FILE, REPOSITORY, STATE_FILE, ClusterConfig, cache_directory
 
 _OVERLAY_PREFIX = "127.0.0"  # what the overlay is written for
 _STOP_SECONDS = 30
@@ -98,16 +91,6 @@ class Cluster(ClusterHandle):
     def heal(self) -> None:
         for pool in self.status()["pools"]:
             self.stock_out(pool, False)
-
-    @property
-    def gateway_url(self) -> str:
-        """http://address:port of the Service spillway-gateway, as the proxy serves it."""
-        return f"http://{self.service_address('spillway-gateway', 80)}"
-
-    def service_address(self, name: str, port: int, namespace: str = SYSTEM_NAMESPACE) -> str:
-        """address:port where an annotated Service is served; KeyError if it is not."""
-        services: dict[str, str] = self.status()["services"]
-        return services[f"{namespace}/{name}:{port}"]
 
     def status(self) -> dict[str, Any]:
         """Nodes, pools, pods with pids and addresses, services."""

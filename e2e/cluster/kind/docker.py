@@ -11,7 +11,6 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from e2e.cluster import debian
 from e2e.cluster.kind.runtime import missing
@@ -82,11 +81,6 @@ class Docker:
 
     def has_image(self, tag: str) -> bool:
         return self.run("image", "inspect", tag, check=False).returncode == 0
-
-    def inspect(self, name: str) -> dict[str, Any]:
-        """What docker knows of a container; DockerError when there is none."""
-        found: list[dict[str, Any]] = json.loads(self.run("container", "inspect", name).stdout)
-        return found[0]
 
     def answers(self) -> bool:
         try:

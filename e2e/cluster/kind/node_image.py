@@ -46,10 +46,6 @@ def kind_program(say: Say = print) -> Path:
     return _program("kind", _KIND, say)
 
 
-def kind_version() -> str:
-    return golang.pinned_version("kind", _KIND)
-
-
 def node_image(docker: Docker, say: Say = print) -> str:
     """The tag of the node image at the pinned Kubernetes version; built if this daemon does not hold it.
 
