@@ -50,14 +50,14 @@ def free_port(address: str = "127.0.0.1") -> int:
 
 
 @contextlib.contextmanager
-def lock(path: Path, say: Say, doing: str = "building the cluster's programs") -> Iterator[None]:
-    """Only one process builds at a time; the others are told what it is `doing`, wait, and then find everything."""
+def lock(path: Path, say: Say) -> Iterator[None]:
+    """Only one process builds at a time; the others are told, wait, and then find everything."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"another run is {doing}; waiting for it ({path})")
+            say(f"another run is at work; waiting for it ({path})")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 

@@ -63,7 +63,7 @@ def root_filesystem(destination: Path, packages: Sequence[str], say: Say, *, var
     record = _record(destination)
     if _made(destination, record, wanted):
         return
-    with lock(destination.with_name(f"{destination.name}.lock"), say, "at work"):
+    with lock(destination.with_name(f"{destination.name}.lock"), say):
         if _made(destination, record, wanted):
             return
         if os.geteuid() != 0:
