@@ -26,14 +26,14 @@ def command(moe: MoEDeployment, variant: ResolvedVariant, settings: BuildSetting
         str(ENGINE_PORT),
         "--enable-metrics",
         "--tp-size",
-        str(variant.tensor_parallel),
+        str(variant.gpus_per_replica),
         "--max-running-requests",
         str(variant.concurrency),
         "--max-queued-requests",
         str(waiting_limit(moe, variant)),
     ]
-    if variant.expert_parallel:
-        args += ["--ep-size", str(variant.tensor_parallel)]
+    if size := variant.parallelism.expert_parallel_size:
+        args += ["--ep-size", str(size)]
     if variant.max_model_len is not None:
         args += ["--context-length", str(variant.max_model_len)]
     return Command(("python3", "-m", "sglang.launch_server"), (*args, *variant.args), env=(), readiness_path="/ready")

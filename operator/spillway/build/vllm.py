@@ -24,7 +24,7 @@ def command(moe: MoEDeployment, variant: ResolvedVariant, settings: BuildSetting
         "--port",
         str(ENGINE_PORT),
         "--tensor-parallel-size",
-        str(variant.tensor_parallel),
+        str(variant.parallelism.tensor),
         "--max-num-seqs",
         str(variant.concurrency),
         "--max-num-queued-reqs",
@@ -34,7 +34,7 @@ def command(moe: MoEDeployment, variant: ResolvedVariant, settings: BuildSetting
         "--disable-access-log-for-endpoints",
         "/health,/metrics",
     ]
-    if variant.expert_parallel:
+    if variant.parallelism.expert_parallel_size:
         args.append("--enable-expert-parallel")
     if variant.max_model_len is not None:
         args += ["--max-model-len", str(variant.max_model_len)]

@@ -6,6 +6,7 @@ them for a given deployment: which pools it fits on, how many GPUs a replica tak
 
 from spillway.catalog.facts import Catalog, EngineFacts, GpuFacts, ModelFacts, load
 from spillway.catalog.fit import Misfit, PoolGpu, ResolvedVariant, pool_gpu, resolve, variants
+from spillway.catalog.parallelism import Parallelism, Strategy
 from spillway.catalog.throughput import Rates, prior
 
 __all__ = [
@@ -14,9 +15,11 @@ __all__ = [
     "GpuFacts",
     "Misfit",
     "ModelFacts",
+    "Parallelism",
     "PoolGpu",
     "Rates",
     "ResolvedVariant",
+    "Strategy",
     "load",
     "pool_gpu",
     "prior",

@@ -11,6 +11,7 @@ from typing import Any, cast
 import yaml
 
 from spillway.api import EngineName, InvalidSpec, MoEDeployment, Precision
+from spillway.catalog.parallelism import Parallelism
 
 PRECISIONS: tuple[Precision, ...] = ("NVFP4", "FP8", "BF16")
 
@@ -46,7 +47,7 @@ class ModelEngineFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """A model: sizes, checkpoints, recommended GPUs per replica by precision and GPU, flags, published throughput."""
+    """A model: sizes, checkpoints, recommended parallelism by precision and GPU, flags, published throughput."""
 
     name: str
     total_parameters: float
@@ -54,7 +55,7 @@ class ModelFacts:
     context_length: int
     kv_bytes_per_token: int
     checkpoints: Mapping[Precision, CheckpointFacts]
-    parallelism: Mapping[Precision, Mapping[str, int]]
+    parallelism: Mapping[Precision, Mapping[str, Parallelism]]
     engines: Mapping[EngineName, ModelEngineFacts]
     throughput: tuple[Throughput, ...]
 
@@ -126,7 +127,10 @@ def _model(name: str, entry: Mapping[str, Any]) -> ModelFacts:
         context_length=entry["context_length"],
         kv_bytes_per_token=entry["kv_bytes_per_token"],
         checkpoints={precision: CheckpointFacts(**facts) for precision, facts in entry["checkpoints"].items()},
-        parallelism=entry["parallelism"],
+        parallelism={
+            precision: {gpu: Parallelism.parse(text) for gpu, text in by_gpu.items()}
+            for precision, by_gpu in entry["parallelism"].items()
+        },
         engines={
             engine: ModelEngineFacts(
                 minimum_version=facts.get("minimum_version", "0.0.0"),

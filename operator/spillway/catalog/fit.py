@@ -9,6 +9,7 @@ from decimal import Decimal
 
 from spillway.api import EngineName, GPUPool, MoEDeployment, Precision
 from spillway.catalog.facts import PRECISIONS, Catalog, GpuFacts, ModelFacts
+from spillway.catalog.parallelism import Parallelism
 from spillway.catalog.throughput import prior
 
 WEIGHTS_OVERHEAD = 1.15
@@ -37,9 +38,8 @@ class ResolvedVariant:
     engine_version: str
     image: str
     checkpoint_uri: str
-    gpus_per_replica: int
-    tensor_parallel: int
-    expert_parallel: bool
+    parallelism: Parallelism
+    redundant_experts: int
     usd_per_hour: Decimal
     minimum_billing_seconds: float
     prefill_tokens_per_second: float
@@ -49,6 +49,11 @@ class ResolvedVariant:
     cold_start_seconds: float
     args: tuple[str, ...]
     """The catalog's flags for this model, engine and precision, then the user's extraArgs."""
+
+    @property
+    def gpus_per_replica(self) -> int:
+        """GPUs of the whole replica, on all of its nodes."""
+        return self.parallelism.gpus
 
     def usd_per_request(self, prompt_tokens: float, completion_tokens: float) -> float:
         """GPU dollars of one request on a busy replica."""
@@ -144,10 +149,10 @@ def resolve(
         have, need = (".".join(map(str, cc)) for cc in (gpu.compute_capability, MINIMUM_COMPUTE_CAPABILITY[precision]))
         return Misfit(name, precision, f"{precision} needs compute capability {need}, {gpu.facts.name} has {have}")
     max_model_len = moe.spec.engine.overrides.max_model_len
-    gpus = _gpus_needed(model, precision, gpu, min(max_model_len or model.context_length, model.context_length))
-    if isinstance(gpus, str):
-        return Misfit(name, precision, gpus)
-    rates = prior(model, precision, gpu.facts, gpus)
+    parallelism = _parallelism(model, precision, gpu, min(max_model_len or model.context_length, model.context_length))
+    if isinstance(parallelism, str):
+        return Misfit(name, precision, parallelism)
+    rates = prior(model, precision, gpu.facts, parallelism.gpus)
     engine = moe.spec.engine
     version = engine.version or catalog.engines[engine.name].version
     return ResolvedVariant(
@@ -158,10 +163,9 @@ def resolve(
         engine_version=version,
         image=engine.image or catalog.engines[engine.name].image.format(version=version),
         checkpoint_uri=moe.spec.model.sources.uri(precision) or checkpoint.uri,
-        gpus_per_replica=gpus,
-        tensor_parallel=gpus,
-        expert_parallel=gpus > 1,
-        usd_per_hour=pool.spec.price.usd_per_gpu_hour * gpus,
+        parallelism=parallelism,
+        redundant_experts=0,
+        usd_per_hour=pool.spec.price.usd_per_gpu_hour * parallelism.gpus,
         minimum_billing_seconds=pool.spec.price.minimum_billing_seconds,
         prefill_tokens_per_second=rates.prefill_tokens_per_second,
         decode_tokens_per_second=rates.decode_tokens_per_second,
@@ -201,25 +205,31 @@ def _merged(misfits: Sequence[Misfit]) -> Misfit:
     return replace(misfits[0], precision=None, reason="; ".join(reasons))
 
 
-def _gpus_needed(model: ModelFacts, precision: Precision, gpu: PoolGpu, context_length: int) -> int | str:
-    """GPUs of one replica on one node: the recommended number where it fits, else the least power of two that does.
+def _parallelism(model: ModelFacts, precision: Precision, gpu: PoolGpu, context_length: int) -> Parallelism | str:
+    """What is recommended where it fits, else TP+EP over the least power of two of GPUs that does; on one node.
 
     Fit rule: checkpoint × 1.15 + KV cache of one request of full context ≤ GPUs × memory × 0.92. (vLLM refuses to
     start with less KV cache than that.) Returns words where no number on one node does.
     """
     recommended = model.parallelism.get(precision, {}).get(gpu.facts.name)
-    if recommended is not None and recommended > gpu.per_node:
+    if recommended is not None and recommended.gpus > gpu.per_node:
         return (
-            f"{model.name} {precision} needs {recommended} {gpu.facts.name}, a node has {gpu.per_node}: "
+            f"{model.name} {precision} needs {recommended.gpus} {gpu.facts.name}, a node has {gpu.per_node}: "
             "replicas across nodes are not supported"
         )
     weights = model.checkpoints[precision].gigabytes
     kv = context_length * model.kv_bytes_per_token / 1e9
     needed = weights * WEIGHTS_OVERHEAD + kv
-    sizes = [1 << power for power in range(8) if 1 << power <= gpu.per_node and 1 << power >= (recommended or 1)]
+    sizes = [
+        1 << power
+        for power in range(8)
+        if 1 << power <= gpu.per_node and 1 << power >= (recommended.gpus if recommended else 1)
+    ]
     for gpus in sizes:
         if needed <= gpus * gpu.memory_gb * USABLE_MEMORY:
-            return gpus
+            if recommended is not None and recommended.gpus == gpus:
+                return recommended
+            return Parallelism("TensorExpert" if gpus > 1 else "Tensor", gpus)
     most = sizes[-1] if sizes else gpu.per_node
     return (
         f"{model.name} {precision} needs {weights:g} GB × {WEIGHTS_OVERHEAD} + {kv:.0f} GB KV cache = {needed:.0f} GB, "

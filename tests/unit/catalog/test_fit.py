@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spillway.api import GPUPool, InvalidSpec, MoEDeployment, parse
-from spillway.catalog import Misfit, ResolvedVariant, load, pool_gpu, prior, variants
+from spillway.catalog import Misfit, Parallelism, ResolvedVariant, load, pool_gpu, prior, variants
 from tests.unit.api.examples import example
 
 CATALOG = load()
@@ -65,8 +65,7 @@ def want(name: str, product: str, precision: str, **gpu: Any) -> ResolvedVariant
 def test_gpus_per_replica(name: str, product: str, precision: str, gpus: int) -> None:
     outcome = want(name, product, precision)
     assert isinstance(outcome, ResolvedVariant), outcome
-    assert (outcome.gpus_per_replica, outcome.tensor_parallel) == (gpus, gpus)
-    assert outcome.expert_parallel
+    assert outcome.parallelism == Parallelism("TensorExpert", gpus)
     assert outcome.usd_per_hour == Decimal("4.20") * gpus
 
 
