@@ -135,7 +135,7 @@ def read(arguments: Sequence[str], around: Surroundings) -> Settings:
         host=host,
         port=30_000 if parsed.port is None else parsed.port,
         max_running=parsed.max_running_requests or DEFAULT_MAX_RUNNING_REQUESTS,
-        max_queued_requests=parsed.max_queued_requests,
+        max_queued_requests=parsed.max_queued_requests and parsed.max_queued_requests * _attention_data_ranks(parsed),
         max_queued_tokens=None,
         max_model_tokens=parsed.context_length or DEFAULT_MAX_MODEL_TOKENS,
         api_keys=(parsed.api_key,) if parsed.api_key else (),
@@ -143,6 +143,11 @@ def read(arguments: Sequence[str], around: Surroundings) -> Settings:
         metrics=parsed.enable_metrics,
         headless=(parsed.node_rank or 0) > 0,
     )
+
+
+def _attention_data_ranks(parsed: argparse.Namespace) -> int:
+    """Ranks with a scheduler, and so a queue, of their own."""
+    return int(parsed.attn_dp_size or (parsed.dp_size if parsed.enable_dp_attention else None) or 1)
 
 
 def _check(parsed: argparse.Namespace, around: Surroundings) -> int:
@@ -159,11 +164,19 @@ def _check(parsed: argparse.Namespace, around: Surroundings) -> int:
         raise RefusedSettings("AssertionError: EPLB needs ep_size > 1")
     if tensor % expert:
         raise RefusedSettings(f"AssertionError: tp_size ({tensor}) must be divisible by ep_size ({expert})")
+    attention = _attention_data_ranks(parsed)
+    if attention < 1 or tensor % attention:
+        raise RefusedSettings(f"AssertionError: tp_size ({tensor}) must be divisible by the attention's ({attention})")
+    nodes = parsed.nnodes or 1
+    if (tensor * pipeline) % nodes:
+        raise RefusedSettings("AssertionError: tp_size must be divisible by number of nodes")
+    if not 0 <= (parsed.node_rank or 0) < nodes:
+        raise RefusedSettings(f"AssertionError: node_rank {parsed.node_rank} is not below nnodes {nodes}")
     share = parsed.mem_fraction_static
     if share is not None and not 0 < share < 1:
         raise RefusedSettings(f"mem_fraction_static must lie between 0 and 1, got {share}")
     replicated = 1 if parsed.enable_dp_attention else data
-    local = tensor * pipeline * replicated // (parsed.nnodes or 1)
+    local = tensor * pipeline * replicated // nodes
     if around.gpus is not None and local > around.gpus:
         raise RefusedSettings(
             f"RuntimeError: CUDA error: invalid device ordinal (needs {local} GPUs, {around.gpus} are visible)"

@@ -232,8 +232,24 @@ def _check(parsed: argparse.Namespace, model: str, around: Surroundings) -> int:
         raise RefusedSettings("data parallel load balancing modes are mutually exclusive: " + ", ".join(balancers))
     if parsed.headless and parsed.data_parallel_hybrid_lb:
         raise RefusedSettings("data_parallel_hybrid_lb is not applicable in headless mode")
-    world = tensor * pipeline * prefill_context // (parsed.nnodes or 1)
-    local = world * (parsed.data_parallel_size_local or data)
+    if parsed.headless and parsed.api_server_count:
+        raise RefusedSettings(f"--api-server-count={parsed.api_server_count} cannot be used with --headless")
+    nodes, local_data = (
+        parsed.nnodes or 1,
+        data if parsed.data_parallel_size_local is None else parsed.data_parallel_size_local,
+    )
+    if not 0 < local_data <= data:
+        raise RefusedSettings(f"data_parallel_size_local ({local_data}) must be <= data_parallel_size ({data}) and > 0")
+    if (tensor * pipeline * prefill_context * data) % nodes:
+        raise RefusedSettings(f"world_size={tensor * pipeline * data} must be divisible by nnodes={nodes}.")
+    if not 0 <= (parsed.node_rank or 0) < nodes:
+        raise RefusedSettings(f"node_rank={parsed.node_rank} must be less than nnodes={nodes}.")
+    if (parsed.data_parallel_start_rank or 0) + local_data > data:
+        raise RefusedSettings(
+            f"data_parallel_start_rank ({parsed.data_parallel_start_rank}) + {local_data} local ranks exceed "
+            f"data_parallel_size ({data})"
+        )
+    local = tensor * pipeline * prefill_context * local_data // nodes
     if around.gpus is not None and local > around.gpus:
         raise RefusedSettings(
             f"World size ({local}) is larger than the number of available GPUs ({around.gpus}) in this node. "

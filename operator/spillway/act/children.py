@@ -14,8 +14,8 @@ from spillway.build import (
     account,
     disruption_budget,
     service,
+    workload,
 )
-from spillway.build import deployment as workload
 from spillway.decide.outcome import DeploymentPlan, WorkloadPlan
 from spillway.observe.cluster import DELETION_COST
 from spillway.observe.objects import Objects, key_of

@@ -3,7 +3,6 @@ engine. The result is what server-side apply takes: complete, deterministic, wit
 """
 
 from spillway.build.account import account, account_name
-from spillway.build.deployment import deployment, revision
 from spillway.build.disruption import disruption_budget
 from spillway.build.labels import (
     DEPLOYMENT_LABEL,
@@ -19,6 +18,7 @@ from spillway.build.labels import (
 )
 from spillway.build.service import endpoint, service
 from spillway.build.settings import BuildSettings
+from spillway.build.workload import revision, workload
 
 __all__ = [
     "DEPLOYMENT_LABEL",
@@ -31,12 +31,12 @@ __all__ = [
     "Object",
     "account",
     "account_name",
-    "deployment",
     "disruption_budget",
     "endpoint",
     "pod_selector",
     "revision",
     "selector_text",
     "service",
+    "workload",
     "workload_name",
 ]

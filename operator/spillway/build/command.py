@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from spillway.api import MoEDeployment
 from spillway.catalog import ResolvedVariant
 
 STREAM_SECONDS = 5.0
 """How long a typical request holds its place: about 200 tokens at 41 tokens/s."""
+LEADER_ADDRESS, WORKER_INDEX = "$(LWS_LEADER_ADDRESS)", "$(LWS_WORKER_INDEX)"
+"""What LeaderWorkerSet puts into the environment of each pod of a group; the kubelet fills it in."""
+
+
+class Role(StrEnum):
+    """What a pod is of its replica."""
+
+    WHOLE = "whole"
+    LEADER = "leader"
+    """The pod of a group that answers requests."""
+    WORKER = "worker"
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Command, arguments, environment and probe paths of an engine container."""
+    """Command, arguments, environment and probe paths of an engine container.
+
+    ``address_variable`` is an environment variable that takes the pod's own address, if the engine wants one;
+    ``shared_memory`` the size of /dev/shm.
+    """
 
     command: tuple[str, ...]
     args: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
     readiness_path: str
+    shared_memory: str
+    address_variable: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +72,18 @@ def waiting_limit(moe: MoEDeployment, variant: ResolvedVariant) -> int:
     """
     batches = 1 + math.ceil(moe.spec.slo.queue_seconds / STREAM_SECONDS)
     return variant.concurrency * batches
+
+
+def at_least(version: str, minimum: tuple[int, int, int]) -> bool:
+    """Whether an engine's version is the minimum or newer."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3]) >= minimum
+
+
+def names(args: Iterable[str]) -> frozenset[str]:
+    """The flags among arguments."""
+    return frozenset(arg.partition("=")[0] for arg in args if arg.startswith("-"))
+
+
+def unless_given(args: Sequence[str], flag: str, value: str | None) -> list[str]:
+    """``[flag, value]``, or nothing if there is no value or the arguments have the flag."""
+    return [] if value is None or flag in names(args) else [flag, value]

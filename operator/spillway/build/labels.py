@@ -12,19 +12,21 @@ Object = dict[str, Any]
 DEPLOYMENT_LABEL = f"{GROUP}/deployment"
 VARIANT_LABEL = f"{GROUP}/variant"
 REVISION_LABEL = f"{GROUP}/revision"
+GROUP_KEY_LABEL = "leaderworkerset.sigs.k8s.io/group-key"
+"""Same on all pods of one group of a LeaderWorkerSet and on no others; LeaderWorkerSet sets it."""
 ENGINE_CONTAINER = "engine"
 ENGINE_PORT = 8000
 ENGINE_PORT_NAME = "http"
 MAX_LABEL_LENGTH = 63
 
 
-def workload_name(moe_name: str, variant_name: str, revision: str) -> str:
-    """``<moe>-<variant>-<revision>``; where that is longer than a label, the middle gives way to its hash."""
+def workload_name(moe_name: str, variant_name: str, revision: str, longest: int = MAX_LABEL_LENGTH) -> str:
+    """``<moe>-<variant>-<revision>``; where that is longer than ``longest``, the middle gives way to its hash."""
     name = f"{moe_name}-{variant_name}-{revision}"
-    if len(name) <= MAX_LABEL_LENGTH:
+    if len(name) <= longest:
         return name
     digest = hashlib.sha256(f"{moe_name}-{variant_name}".encode()).hexdigest()[:8]
-    kept = MAX_LABEL_LENGTH - len(digest) - len(revision) - 2
+    kept = longest - len(digest) - len(revision) - 2
     return f"{name[:kept].rstrip('-')}-{digest}-{revision}"
 
 

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import math
+
 from spillway.api import MoEDeployment
-from spillway.build.command import Command, checkpoint_path, waiting_limit
+from spillway.build.command import (
+    LEADER_ADDRESS,
+    WORKER_INDEX,
+    Command,
+    Role,
+    at_least,
+    checkpoint_path,
+    waiting_limit,
+)
 from spillway.build.labels import ENGINE_PORT
 from spillway.build.settings import BuildSettings
 from spillway.catalog import ResolvedVariant
 
+RENDEZVOUS_PORT = 20000
+"""Where the nodes of a replica meet; the port of LeaderWorkerSet's SGLang example."""
+ATTENTION_DATA_PARALLEL = (0, 5, 23)
+"""From here on --attn-dp-size; before, --dp-size with --enable-dp-attention (accepted until the end of 2026)."""
 
-def command(moe: MoEDeployment, variant: ResolvedVariant, settings: BuildSettings) -> Command:
+
+def command(moe: MoEDeployment, variant: ResolvedVariant, settings: BuildSettings, role: Role) -> Command:
     """How SGLang is started for a variant.
 
     It listens on 127.0.0.1 and has no metrics unless told otherwise. SIGTERM drains without a limit of its own, and
-    /ready turns 503 meanwhile; the pod's grace period bounds it.
+    /ready turns 503 meanwhile; the pod's grace period bounds it. ``--max-running-requests`` is of the whole replica,
+    ``--max-queued-requests`` of each data rank's scheduler.
     """
+    spread = variant.parallelism
     args = [
         "--model-path",
         checkpoint_path(variant.checkpoint_uri).model,
@@ -25,15 +42,45 @@ def command(moe: MoEDeployment, variant: ResolvedVariant, settings: BuildSetting
         "--port",
         str(ENGINE_PORT),
         "--enable-metrics",
-        "--tp-size",
-        str(variant.gpus_per_replica),
+        *_parallelism(variant),
         "--max-running-requests",
         str(variant.concurrency),
         "--max-queued-requests",
-        str(waiting_limit(moe, variant)),
+        str(math.ceil(waiting_limit(moe, variant) / spread.data)),
     ]
-    if size := variant.parallelism.expert_parallel_size:
-        args += ["--ep-size", str(size)]
     if variant.max_model_len is not None:
         args += ["--context-length", str(variant.max_model_len)]
-    return Command(("python3", "-m", "sglang.launch_server"), (*args, *variant.args), env=(), readiness_path="/ready")
+    return Command(
+        command=("python3", "-m", "sglang.launch_server"),
+        args=(*args, *variant.args),
+        env=(),
+        readiness_path="/ready",
+        shared_memory="32Gi" if spread.data == 1 else "64Gi",  # llm-d gives it 64
+    )
+
+
+def _parallelism(variant: ResolvedVariant) -> list[str]:
+    """How the replica is spread over GPUs and nodes. SGLang's tensor ranks are all GPUs; data ranks divide them for
+    attention. The same command runs on every node, and the one of rank 0 serves."""
+    spread = variant.parallelism
+    args = ["--tp-size", str(spread.gpus)]
+    if spread.data > 1:
+        if at_least(variant.engine_version, ATTENTION_DATA_PARALLEL):
+            args += ["--attn-dp-size", str(spread.data)]
+        else:
+            args += ["--dp-size", str(spread.data), "--enable-dp-attention"]
+        args.append("--enable-metrics-for-all-schedulers")  # else data rank 0 speaks for all
+    if spread.expert_parallel_size:
+        args += ["--ep-size", str(spread.expert_parallel_size)]
+    if variant.redundant_experts:
+        args += ["--enable-eplb", "--ep-num-redundant-experts", str(variant.redundant_experts)]
+    if spread.nodes > 1:
+        args += [
+            "--nnodes",
+            str(spread.nodes),
+            "--node-rank",
+            WORKER_INDEX,
+            "--dist-init-addr",
+            f"{LEADER_ADDRESS}:{RENDEZVOUS_PORT}",
+        ]
+    return args

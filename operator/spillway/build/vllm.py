@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 from spillway.api import MoEDeployment
-from spillway.build.command import Command, checkpoint_path, waiting_limit
+from spillway.build.command import LEADER_ADDRESS, WORKER_INDEX, Command, Role, checkpoint_path, waiting_limit
 from spillway.build.labels import ENGINE_PORT
 from spillway.build.settings import BuildSettings
 from spillway.catalog import ResolvedVariant
 
+MASTER_PORT = 29501
+"""vLLM's own default, where the nodes of one tensor-parallel group meet."""
+DATA_PARALLEL_PORT = 29550
+"""vLLM's own default, where data-parallel ranks meet."""
 
-def command(moe: MoEDeployment, variant: ResolvedVariant, settings: BuildSettings) -> Command:
+
+def command(moe: MoEDeployment, variant: ResolvedVariant, settings: BuildSettings, role: Role) -> Command:
     """How vLLM is started for a variant.
 
     ``--shutdown-timeout``: without it SIGTERM aborts requests in flight. During that drain /health stays 200, so a
-    replica must be out of the gateway before (preStop). ``--max-num-queued-reqs`` counts running requests too.
+    replica must be out of the gateway before (preStop). ``--max-num-queued-reqs`` counts running requests too, on all
+    data ranks; ``--max-num-seqs`` is per data rank.
     """
+    spread = variant.parallelism
     args = [
         checkpoint_path(variant.checkpoint_uri).model,
         "--served-model-name",
@@ -23,10 +33,9 @@ def command(moe: MoEDeployment, variant: ResolvedVariant, settings: BuildSetting
         "0.0.0.0",
         "--port",
         str(ENGINE_PORT),
-        "--tensor-parallel-size",
-        str(variant.parallelism.tensor),
+        *_parallelism(variant, role),
         "--max-num-seqs",
-        str(variant.concurrency),
+        str(math.ceil(variant.concurrency / spread.data)),
         "--max-num-queued-reqs",
         str(variant.concurrency + waiting_limit(moe, variant)),
         "--shutdown-timeout",
@@ -34,12 +43,72 @@ def command(moe: MoEDeployment, variant: ResolvedVariant, settings: BuildSetting
         "--disable-access-log-for-endpoints",
         "/health,/metrics",
     ]
-    if variant.parallelism.expert_parallel_size:
-        args.append("--enable-expert-parallel")
     if variant.max_model_len is not None:
         args += ["--max-model-len", str(variant.max_model_len)]
     env = (
         ("VLLM_ENGINE_READY_TIMEOUT_S", str(settings.startup_seconds)),
         ("VLLM_CACHE_ROOT", "/cache/vllm"),
     )
-    return Command(("vllm", "serve"), (*args, *variant.args), env, readiness_path="/health")
+    return Command(
+        command=_program(variant, role),
+        args=(*args, *variant.args),
+        env=env,
+        readiness_path="/health",
+        shared_memory="16Gi" if spread.data == 1 else "64Gi",  # 2–256 GiB in llm-d, 15 in LeaderWorkerSet's example
+        address_variable=None if role is Role.WHOLE else "VLLM_HOST_IP",
+    )
+
+
+def _parallelism(variant: ResolvedVariant, role: Role) -> list[str]:
+    """How the replica is spread over GPUs and nodes.
+
+    Across nodes without Ray: tensor ranks by --nnodes and --node-rank, data ranks by --data-parallel-size-local. Only
+    the leader serves: it balances over all data ranks itself (vLLM's internal load balancing).
+    """
+    spread = variant.parallelism
+    args = ["--tensor-parallel-size", str(spread.tensor)]
+    if spread.data > 1:
+        args += ["--data-parallel-size", str(spread.data)]
+        if role is not Role.WORKER:
+            # vLLM starts one for each data rank, each of which would hold --max-num-queued-reqs by itself.
+            args += ["--api-server-count", "1"]
+    if spread.expert_parallel_size:
+        args.append("--enable-expert-parallel")
+    if variant.redundant_experts:
+        config = json.dumps({"num_redundant_experts": variant.redundant_experts}, separators=(",", ":"))
+        args += ["--enable-eplb", "--eplb-config", config]
+    if spread.nodes == 1:
+        return args
+    if spread.data > 1:
+        args += [
+            "--data-parallel-size-local",
+            str(spread.data // spread.nodes),
+            "--data-parallel-address",
+            LEADER_ADDRESS,
+            "--data-parallel-rpc-port",
+            str(DATA_PARALLEL_PORT),
+        ]
+    else:
+        args += [
+            "--distributed-executor-backend",
+            "mp",
+            "--nnodes",
+            str(spread.nodes),
+            "--node-rank",
+            WORKER_INDEX,
+            "--master-addr",
+            LEADER_ADDRESS,
+            "--master-port",
+            str(MASTER_PORT),
+        ]
+    return [*args, "--headless"] if role is Role.WORKER else args
+
+
+def _program(variant: ResolvedVariant, role: Role) -> tuple[str, ...]:
+    """What the arguments are given to. A worker's first data rank is its index times the ranks of a node; the kubelet
+    does not multiply, so that a shell has to."""
+    spread = variant.parallelism
+    if role is not Role.WORKER or spread.data == 1:
+        return ("vllm", "serve")
+    rank = f'"$((LWS_WORKER_INDEX * {spread.data // spread.nodes}))"'
+    return ("sh", "-c", f'exec vllm serve "$@" --data-parallel-start-rank {rank}', "vllm")

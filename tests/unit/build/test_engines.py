@@ -8,7 +8,7 @@ import pytest
 from e2e.simulators.engine import sglang_flags, vllm_flags
 from e2e.simulators.engine.settings import Surroundings
 from spillway.api import EngineName
-from spillway.build import BuildSettings, deployment
+from spillway.build import BuildSettings, workload
 from spillway.catalog import ResolvedVariant, load, resolve
 from tests.unit.build.test_objects import CATALOG, container, moe, pool
 
@@ -27,7 +27,7 @@ def test_engines_take_what_is_built(model: str, product: str, engine: EngineName
         variant = resolve(owner, CATALOG.models[model], target, precision, CATALOG)
         if not isinstance(variant, ResolvedVariant):
             continue
-        args = container(deployment(owner, variant, target, 1, BuildSettings()))["args"]
+        args = container(workload(owner, variant, target, 1, BuildSettings()))["args"]
         around = Surroundings.from_environment(
             {"SIM_GPUS": str(variant.gpus_per_replica), "SIM_GPU_PRODUCT": CATALOG.gpus[product].products[0]}
         )

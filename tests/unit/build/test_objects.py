@@ -10,12 +10,12 @@ from spillway.build import (
     BuildSettings,
     Object,
     account,
-    deployment,
     disruption_budget,
     endpoint,
     revision,
     selector_text,
     service,
+    workload,
     workload_name,
 )
 from spillway.build.command import checkpoint_path
@@ -26,8 +26,8 @@ CATALOG = load()
 SETTINGS = BuildSettings()
 
 
-def moe(**changes: Any) -> MoEDeployment:
-    obj = example("MoEDeployment", "chat-model", **changes)
+def moe(name: str = "chat-model", **changes: Any) -> MoEDeployment:
+    obj = example("MoEDeployment", name, **changes)
     obj["metadata"]["uid"] = "0b5c"
     outcome = parse(MoEDeployment, obj)
     assert isinstance(outcome, MoEDeployment), outcome
@@ -50,7 +50,7 @@ def built(
     owner: MoEDeployment | None = None, target: GPUPool | None = None, settings: BuildSettings = SETTINGS
 ) -> Object:
     owner, target = owner or moe(), target or pool()
-    return deployment(owner, first(owner, target), target, 2, settings)
+    return workload(owner, first(owner, target), target, 2, settings)
 
 
 def pod(obj: Object) -> Object:
