@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from spillway.api import KINDS, InvalidSpec, MoEDeployment, MoEDeploymentStatus, VariantStatus, dump, parse
-from tests.unit.api.examples import SMALLEST, Object, example
+from tests.unit.api.examples import ONE_BUDGET, ONE_MODEL, SMALLEST, Object, example
+from tests.unit.api.rules import EACH_RULE, RuleExample
 
 ROOT = Path(__file__).parents[2]
 CRDS = sorted((ROOT / "crds").glob("*.spillway.dev.yaml"))
@@ -52,64 +53,17 @@ def get(api: Kube, resource: str, name: str) -> Object:
     return found
 
 
-ONE_BUDGET = {"name": "day", "period": "Day", "amount": "1"}
-ONE_MODEL = {"name": "m", "price": {"input": "1", "output": "1"}}
-
-# kind, what the accepted object changes, what the refused one changes, part of the refusal
-RULES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
-    *((kind, {"name": "x" * 40}, {"name": "x" * 41}, "metadata.name must be at most 40") for kind in BY_KIND),
-    ("MoEDeployment", {"name": "glm-5-2"}, {"name": "glm-5.2"}, "metadata.name must be at most 40"),
-    ("MoEDeployment", {"name": "a1"}, {"name": "1a"}, "metadata.name must be at most 40"),
-    ("MoEDeployment", {"minReplicas": 8}, {"minReplicas": 9}, "minReplicas must not be more than maxReplicas"),
-    ("MoEDeployment", {"minReplicas": 0, "maxReplicas": 0}, {"maxReplicas": 0}, "minReplicas must not be more than"),
-    (
-        "MoEDeployment",
-        {"engine__extraArgs": ["--portable", "--max-num-seqs=8"]},
-        {"engine__extraArgs": ["--max-num-seqs=8", "--port=8000"]},
-        "Spillway sets --host, --port",
-    ),
-    ("GPUPool", {"price__perGPUHour": "0.000000001"}, {"price__perGPUHour": "0.00"}, "must be more than 0 US dollars"),
-    (
-        "GPUPool",
-        {"tolerations": [{"key": "a", "value": "b"}, {"operator": "Exists"}]},
-        {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]},
-        "operator Exists takes no value, operator Equal needs a key",
-    ),
-    ("GPUPool", {"tolerations": []}, {"tolerations": [{"operator": "Equal"}]}, "operator Equal needs a key"),
-    (
-        "ExternalProvider",
-        {"baseURL": "http://10.0.0.1", "tls": {"insecure": True}},
-        {"baseURL": "http://10.0.0.1"},
-        "baseURL must start with https://",
-    ),
-    (
-        "ExternalProvider",
-        {"models": [{**ONE_MODEL, "contextLength": 4096, "maxOutputTokens": 4096}]},
-        {"models": [{**ONE_MODEL, "contextLength": 4096}]},
-        "maxOutputTokens must not be more than contextLength",
-    ),
-    (
-        "ExternalProvider",
-        {"models": [{"name": "m", "price": {"input": "1", "cachedInput": "0", "output": "1"}}]},
-        {"models": [{"name": "m", "price": {"input": "0", "output": "1"}}]},
-        "must be more than 0 US dollars",
-    ),
-    ("CostPolicy", {"selector": {"namespaces": ["a"]}}, {"selector": {"namespaces": []}}, "give a namespaceSelector"),
-    (
-        "CostPolicy",
-        {"selector": {"namespaceSelector": {"matchLabels": {"team": "a"}}}},
-        {"selector": {}},
-        "name namespaces or give a namespaceSelector",
-    ),
-    ("CostPolicy", {"budgets": [ONE_BUDGET]}, {"budgets": [{**ONE_BUDGET, "amount": "0"}]}, "must be more than 0"),
-    ("CostPolicy", {"valuePerRequest": "0.02"}, {"valuePerRequest": "0"}, "must be more than 0 US dollars"),
-]
-
 # Bounds that the schema states without CEL: patterns, enums, unique names.
 BOUNDS: list[tuple[str, dict[str, Any], str]] = [
     ("MoEDeployment", {"engine__name": "TGI"}, "Unsupported value"),
     ("MoEDeployment", {"model": {}}, "spec.model.name: Required value"),
     ("MoEDeployment", {"model__sources": {"FP8": {"uri": "ftp://x"}}}, "should match"),
+    ("MoEDeployment", {"model__sources": {"FP8": {"uri": "hf://name-alone"}}}, "should match"),
+    ("MoEDeployment", {"rollout__strategy": "RollingUpdate"}, "Unsupported value"),
+    ("MoEDeployment", {"balancing": "RoundRobin"}, "Unsupported value"),
+    ("MoEDeployment", {"spill__when": ["Saturated", "Saturated"]}, "Duplicate value"),
+    ("MoEDeployment", {"spill__maxShare": "1.01"}, "should match"),
+    ("MoEDeployment", {"hints": [{"schedule": "at eight", "duration": "1h", "minReplicas": 1}]}, "should match"),
     ("MoEDeployment", {"placement__variants": [{"pool": "p", "precision": "INT4"}]}, "Unsupported value"),
     ("MoEDeployment", {"placement__variants": [{"pool": "p", "precision": "FP8"}] * 2}, "Duplicate value"),
     ("MoEDeployment", {"spill__providers": [{"name": "zai", "model": "m"}] * 2}, "Duplicate value"),
@@ -129,40 +83,12 @@ BOUNDS: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "accepted", "refused", "message"), RULES)
-def test_each_rule_accepts_and_refuses(
-    api: Kube, kind: str, accepted: dict[str, Any], refused: dict[str, Any], message: str
-) -> None:
-    good, bad = example(kind, **accepted), example(kind, **refused)
+@EACH_RULE
+def test_each_rule_accepts_and_refuses(api: Kube, rule: RuleExample) -> None:
+    good, bad = rule.objects
     assert create(api, good, "--dry-run=server").stderr == ""
     answer = create(api, bad, "--dry-run=server")
-    assert answer.returncode != 0 and message in answer.stderr
-    assert not isinstance(parse(BY_KIND[kind], good), InvalidSpec), "models and rules must agree"
-    assert isinstance(parse(BY_KIND[kind], bad), InvalidSpec), "models and rules must agree"
-
-
-@pytest.mark.parametrize("kind", BY_KIND)
-def test_every_rule_has_its_two_examples(kind: str) -> None:
-    """Per kind: messages that no refused object of RULES shows; the immutable field has a test of its own."""
-    (path,) = [path for path in CRDS if path.name.startswith(BY_KIND[kind].definition.plural)]
-    shown = [message for covered, _, _, message in RULES if covered == kind]
-    unseen = {
-        message
-        for message in _rule_messages(yaml.safe_load(path.read_text(encoding="utf-8")))
-        if not any(part in message for part in shown)
-    }
-    assert unseen == ({"resourceName cannot be changed: create another GPUPool"} if kind == "GPUPool" else set())
-
-
-def _rule_messages(node: Any) -> Iterator[str]:
-    if isinstance(node, list):
-        for item in node:
-            yield from _rule_messages(item)
-    if isinstance(node, dict):
-        for rule in node.get("x-kubernetes-validations", []):
-            yield rule["message"]
-        for child in node.values():
-            yield from _rule_messages(child)
+    assert answer.returncode != 0 and rule.message in answer.stderr
 
 
 @pytest.mark.parametrize(("kind", "refused", "message"), BOUNDS)

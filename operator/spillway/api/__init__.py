@@ -15,6 +15,7 @@ from spillway.api.costpolicy import (
     CostPolicyStatus,
     DeploymentSpend,
 )
+from spillway.api.engine import EngineName
 from spillway.api.externalprovider import (
     ExternalProvider,
     ExternalProviderSpec,
@@ -22,21 +23,25 @@ from spillway.api.externalprovider import (
     ProviderModel,
     TokenPrice,
 )
-from spillway.api.gpupool import GPUPool, GPUPoolSpec, GPUPoolStatus
+from spillway.api.gpupool import Billing, GPUPool, GPUPoolSpec, GPUPoolStatus, Interconnect, MultiNode, NodeCache
+from spillway.api.model import Cache, Precision, Profile
 from spillway.api.moedeployment import (
     DRY_RUN_ANNOTATION,
-    MAX_DECISIONS,
     PAUSED_ANNOTATION,
-    CostStatus,
-    DecisionStatus,
-    EngineName,
+    RESTART_ANNOTATION,
     MoEDeployment,
     MoEDeploymentSpec,
+    RolloutStrategy,
+)
+from spillway.api.moedeployment_status import (
+    MAX_DECISIONS,
+    CostStatus,
+    DecisionStatus,
     MoEDeploymentStatus,
-    Precision,
     SpillStatus,
     VariantStatus,
 )
+from spillway.api.placement import Strategy, WantedParallelism, WantedVariant
 from spillway.api.resource import API_VERSION, GROUP, VERSION, Definition, InvalidSpec, Metadata, Resource, dump, parse
 
 KINDS: tuple[type[Resource], ...] = (MoEDeployment, GPUPool, ExternalProvider, CostPolicy)
@@ -48,10 +53,13 @@ __all__ = [
     "KINDS",
     "MAX_DECISIONS",
     "PAUSED_ANNOTATION",
+    "RESTART_ANNOTATION",
     "VERSION",
+    "Billing",
     "Budget",
     "BudgetStatus",
     "BudgetSummary",
+    "Cache",
     "Condition",
     "ConditionType",
     "CostPolicy",
@@ -68,18 +76,26 @@ __all__ = [
     "GPUPool",
     "GPUPoolSpec",
     "GPUPoolStatus",
+    "Interconnect",
     "InvalidSpec",
     "Metadata",
     "MoEDeployment",
     "MoEDeploymentSpec",
     "MoEDeploymentStatus",
+    "MultiNode",
+    "NodeCache",
     "Precision",
+    "Profile",
     "ProviderModel",
     "Reason",
     "Resource",
+    "RolloutStrategy",
     "SpillStatus",
+    "Strategy",
     "TokenPrice",
     "VariantStatus",
+    "WantedParallelism",
+    "WantedVariant",
     "dump",
     "find_condition",
     "parse",

@@ -1,4 +1,5 @@
-"""Scalar types of the kinds: money, durations and timestamps, each a string in YAML and a number in Python."""
+"""Scalar types of the kinds: money, durations, shares, parameters and timestamps, each a string in YAML and a number in
+Python."""
 
 from __future__ import annotations
 
@@ -9,12 +10,15 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
-from spillway.api.markers import Rules, cel
+from spillway.api.markers import Keywords, Rules, cel
 
 _MONEY_PATTERN = r"[0-9]{1,12}(\.[0-9]{1,9})?"
+_PARAMETERS_PATTERN = r"^[0-9]{1,5}(\.[0-9]{1,3})?B$"
+_SHARE_PATTERN = r"^(0(\.[0-9]{1,6})?|1(\.0{1,6})?)$"
 _NANODOLLAR = Decimal("0.000000001")
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$"
+_DAYLESS_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -46,6 +50,16 @@ def format_money(usd: Decimal) -> str:
     return text.removeprefix("-") if Decimal(text) == 0 else text
 
 
+def format_parameters(count: float) -> str:
+    """Parameters of a model in billions, to the million: ``744e9`` -> ``744B``."""
+    return f"{count / 1e9:.3f}".rstrip("0").rstrip(".") + "B"
+
+
+def format_share(share: float) -> str:
+    """A share to the millionth: ``0.5`` -> ``0.5``."""
+    return f"{share:.6f}".rstrip("0").rstrip(".")
+
+
 def format_timestamp(moment: datetime) -> str:
     """RFC 3339 in UTC with whole seconds, as Kubernetes writes its own."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -53,6 +67,28 @@ def format_timestamp(moment: datetime) -> str:
 
 def _duration_seconds(value: Any) -> Any:
     return parse_duration(value) if isinstance(value, str) else value
+
+
+def _seconds_without_days(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(_DAYLESS_PATTERN, value):
+        raise ValueError(f"{value!r} is not a duration in h, m, s and ms: write one such as 60ms, 15s or 2h")
+    return _duration_seconds(value)
+
+
+def _parameter_count(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(_PARAMETERS_PATTERN, value):
+        raise ValueError(f"{value!r} is not a number of parameters: write billions with a B, such as 744B or 0.5B")
+    return round(float(value.removesuffix("B")) * 1e9)
+
+
+def _share(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(_SHARE_PATTERN, value):
+        raise ValueError(f'{value!r} is not a share: write a decimal string from 0 to 1 such as "0.5"')
+    if isinstance(value, float):
+        raise ValueError(f'{value!r} is a float: write the share as a string in quotes such as "0.5"')
+    return float(value)
 
 
 def _decimal(value: Any) -> Any:
@@ -78,6 +114,27 @@ Seconds = Annotated[
 ]
 """A duration: ``15m`` in YAML, seconds as a float in Python."""
 
+SecondsWithoutDays = Annotated[
+    float,
+    BeforeValidator(_seconds_without_days),
+    Field(ge=0),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "maxLength": 32, "pattern": _DAYLESS_PATTERN}),
+]
+"""A duration that CEL's duration() can read, which knows no days."""
+
+Latency = Annotated[
+    SecondsWithoutDays,
+    Field(gt=0, le=600),
+    Rules(
+        cel(
+            "duration(self) > duration('0s') && duration(self) <= duration('10m')",
+            "must be more than 0s and at most 10m",
+        )
+    ),
+]
+"""A duration of at most ten minutes."""
+
 Money = Annotated[
     Decimal,
     BeforeValidator(_decimal),
@@ -97,6 +154,27 @@ SignedMoney = Annotated[
     WithJsonSchema({"type": "string", "maxLength": 23, "pattern": f"^-?{_MONEY_PATTERN}$"}),
 ]
 """US dollars of either sign."""
+
+Parameters = Annotated[
+    float,
+    BeforeValidator(_parameter_count),
+    Field(gt=0),
+    PlainSerializer(format_parameters, return_type=str),
+    WithJsonSchema({"type": "string", "maxLength": 10, "pattern": _PARAMETERS_PATTERN}),
+    Rules(cel("double(self.replace('B', '')) > 0.0", "must be more than 0 parameters")),
+]
+"""Parameters of a model: ``744B`` in YAML, ``744e9`` in Python."""
+
+Share = Annotated[
+    float,
+    BeforeValidator(_share),
+    PlainSerializer(format_share, return_type=str),
+    WithJsonSchema({"type": "string", "maxLength": 8, "pattern": _SHARE_PATTERN}),
+]
+"""A share from 0 to 1: a decimal string in YAML, a float in Python."""
+
+Count = Annotated[int, Field(ge=0), Keywords(format="int32")]
+"""A number of things that were counted."""
 
 Timestamp = Annotated[
     datetime,

@@ -55,7 +55,7 @@ class KubernetesJsonSchema(GenerateJsonSchema):
         default = schema.get("default")
         if default is None or default in ((), {}):
             return inner
-        if isinstance(default, BaseModel):  # {} lets the defaults of the nested fields apply
+        if isinstance(default, BaseModel):
             return {**inner, "default": _dump(default)}
         if isinstance(default, tuple) and isinstance(default[0], BaseModel):
             return {**inner, "default": [_dump(item) for item in default]}
@@ -73,7 +73,14 @@ class KubernetesJsonSchema(GenerateJsonSchema):
 
 
 def _dump(model: BaseModel) -> Any:
-    return model.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    """A default in full: the API server checks it against the CEL rules before the nested defaults apply."""
+    return _without_empty_lists(model.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+def _without_empty_lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_empty_lists(item) for key, item in value.items() if item != []}
+    return value
 
 
 def structural_schema(model: type[BaseModel], *, defaults: bool = True) -> Schema:

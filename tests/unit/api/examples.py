@@ -29,6 +29,10 @@ SMALLEST: dict[str, Object] = {
 """The smallest accepted spec of each kind."""
 
 
+ONE_BUDGET = {"name": "day", "period": "Day", "amount": "1"}
+ONE_MODEL = {"name": "m", "price": {"input": "1", "output": "1"}}
+
+
 def example(kind: str, name: str = "example", **changes: Any) -> Object:
     """The smallest object of a kind; ``changes`` replaces fields by path: ``engine__name="SGLang"``."""
     spec = copy.deepcopy(SMALLEST[kind])
@@ -59,7 +63,21 @@ def _unique(item: st.SearchStrategy[Object], *keys: str, least: int = 0) -> st.S
 
 
 _variant = _some({"pool": NAMES, "precision": st.sampled_from(["NVFP4", "FP8", "BF16"])}, {})
-_checkpoint = st.fixed_dictionaries({"uri": st.sampled_from(["hf://a/b", "pvc://claim/x/y", "pvc://claim"])})
+_checkpoint = st.fixed_dictionaries(
+    {
+        "uri": st.sampled_from(
+            [
+                "hf://a/b",
+                "hf://a/b@main",
+                "pvc://claim/x/y",
+                "pvc://claim",
+                "s3://weights/r1",
+                "gs://my.bucket",
+                "oci://r/m:1",
+            ]
+        )
+    }
+)
 
 MOE_SPECS = _some(
     {

@@ -9,8 +9,16 @@ from decimal import Decimal
 import pytest
 from rich.console import Console
 
-from spillway.api import Condition, CostStatus, DecisionStatus, MoEDeployment, MoEDeploymentStatus, SpillStatus, parse
-from spillway.api.moedeployment import VariantStatus
+from spillway.api import (
+    Condition,
+    CostStatus,
+    DecisionStatus,
+    MoEDeployment,
+    MoEDeploymentStatus,
+    SpillStatus,
+    VariantStatus,
+    parse,
+)
 from spillway.cli.explain import age, tell
 from tests.unit.api.examples import example
 

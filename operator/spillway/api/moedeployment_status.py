@@ -1,0 +1,110 @@
+"""What Spillway reports of a MoEDeployment: replicas by variant, spill, cost, the last decisions, conditions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from spillway.api.conditions import Conditions
+from spillway.api.markers import Keywords, ListType
+from spillway.api.resource import KubeModel
+from spillway.api.scalars import Count, Money, Seconds, SignedMoney, Timestamp
+
+MAX_DECISIONS = 10
+"""How many of the last decisions the status keeps."""
+
+
+class VariantStatus(KubeModel):
+    """Replicas of one variant."""
+
+    name: Annotated[str, Field(max_length=63)]
+    """POOL-PRECISION-ENGINE."""
+    desired: Count
+    """Replicas that Spillway wants."""
+    ready: Count
+    """Replicas that answer."""
+    starting: Count
+    """Replicas that have their GPUs and load the model."""
+    pending: Count
+    """Replicas that wait for GPUs."""
+    gpus_per_replica: Count
+    """GPUs that one replica holds."""
+    cost_per_hour: Money
+    """What the replicas cost now, in US dollars per hour."""
+    cold_start_seconds: Annotated[Seconds, Field(alias="coldStart")]
+    """Time from asking for a replica to its first answer, as measured, or expected where nothing was measured yet."""
+
+
+class SpillStatus(KubeModel):
+    """What goes to external providers."""
+
+    active: bool
+    """Whether requests may spill now."""
+    reason: Annotated[str, Field(max_length=128)]
+    """Why, as a code."""
+    share: Annotated[str, Field(max_length=8, pattern=r"^(0(\.[0-9]+)?|1(\.0+)?)$")] = "0"
+    """Share of the requests that spilled lately, 0 to 1."""
+    cost_per_hour: Money
+    """What spilled requests cost now, in US dollars per hour."""
+
+
+class CostStatus(KubeModel):
+    """What the deployment costs now."""
+
+    gpu_per_hour: Money
+    """GPUs, in US dollars per hour."""
+    external_per_hour: Money
+    """External providers, in US dollars per hour."""
+
+
+class DecisionStatus(KubeModel):
+    """A decision that changed something."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    time: Timestamp
+    """When it was taken."""
+    replicas_before: Annotated[Count, Field(alias="from")]
+    """Replicas before."""
+    replicas_after: Annotated[Count, Field(alias="to")]
+    """Replicas after."""
+    variant: Annotated[str, Field(max_length=63)] = ""
+    """Variant that it concerns."""
+    reason: Annotated[str, Field(max_length=128)]
+    """Why, as a code."""
+    message: Annotated[str, Field(max_length=1024)]
+    """Why, in words and dollars."""
+    dollars_per_hour: SignedMoney
+    """Change of the cost, in US dollars per hour."""
+
+
+class MoEDeploymentStatus(KubeModel):
+    """What Spillway saw and did."""
+
+    observed_generation: Annotated[int, Keywords(format="int64")] | None = None
+    """The metadata.generation that this status speaks of."""
+    replicas: Count | None = None
+    """Replicas that exist."""
+    desired_replicas: Count | None = None
+    """Replicas that Spillway wants."""
+    ready_replicas: Count | None = None
+    """Replicas that answer."""
+    selector: Annotated[str, Field(max_length=512)] | None = None
+    """Label selector of the pods, for the scale subresource."""
+    endpoint: Annotated[str, Field(max_length=512)] | None = None
+    """OpenAI-compatible address inside the cluster."""
+    summary: Annotated[str, Field(max_length=64)] | None = None
+    """Ready of wanted replicas, for example 2/3."""
+    revision: Annotated[str, Field(max_length=64)] | None = None
+    """Revision of the pods that Spillway brings up now."""
+    variants: Annotated[tuple[VariantStatus, ...], Field(max_length=64), ListType("map", "name")] = ()
+    """Replicas by variant."""
+    spill: SpillStatus | None = None
+    """What goes to external providers."""
+    cost: CostStatus | None = None
+    """What the deployment costs now."""
+    decisions: Annotated[tuple[DecisionStatus, ...], Field(max_length=MAX_DECISIONS), ListType("atomic")] = ()
+    """The last decisions, newest first."""
+    conditions: Conditions = ()
+    """Ready, Progressing, Degraded, MetricsAvailable, SpillAvailable, ScalingLimited, WithinBudget, Pinned, Paused."""
