@@ -2,12 +2,13 @@
 
 A replica that is to go first leaves the gateway's endpoints, then finishes what it has, and only then does its
 workload ask for one less. The victim is the pod that the ReplicaSet would take: not ready first, then the lowest
-deletion cost, which `act` sets from this plan.
+deletion cost, which `act` sets from this plan. Of groups (LeaderWorkerSet) the highest index goes first, whatever it
+does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from spillway.decide.memory import DrainingReplica
 from spillway.decide.outcome import WorkloadPlan
@@ -64,20 +65,42 @@ def workload(
         for r in deployment.replicas
         if (r.variant, r.revision) == (variant, revision) and r.phase is not Phase.STOPPING
     ]
-    by_turn = victims(alive, len(alive), draining)
-    leaving, staying = by_turn[: max(0, len(alive) - asked)], by_turn[max(0, len(alive) - asked) :]
-    drains = [DrainingReplica(r.name, draining.get(r.name, now)) for r in leaving if r.phase is Phase.READY]
+
+    def drained(victim: Replica) -> bool:
+        lasted = now - draining.get(victim.name, now)
+        return lasted >= settings.drain_seconds or (victim.in_flight == 0 and lasted >= settings.deregister_seconds)
+
+    if any(r.group is not None for r in alive):
+        gone, stopping = groups_to_stop(alive, asked, wanted, drained)
+    else:
+        gone, stopping = pods_to_stop(victims(alive, len(alive), draining), asked, wanted, drained)
+    drains = tuple(DrainingReplica(r.name, draining.get(r.name, now)) for r in stopping if r.phase is Phase.READY)
+    plan = WorkloadPlan(variant, revision, max(wanted, asked) - gone, tuple(d.name for d in drains))
+    return plan, drains
+
+
+def pods_to_stop(
+    by_turn: Sequence[Replica], asked: int, wanted: int, drained: Callable[[Replica], bool]
+) -> tuple[int, list[Replica]]:
+    """How many fewer to ask for now, and who is on the way out, of replicas in the order in which they shall go."""
+    leaving, staying = by_turn[: max(0, len(by_turn) - asked)], by_turn[max(0, len(by_turn) - asked) :]
     surplus = max(0, asked - wanted)
     # Replicas that Kubernetes has not created (or that died) cost nothing to give up.
     gone = min(surplus, asked - len(staying))
-    for victim in staying[: surplus - gone]:
-        if victim.phase is not Phase.READY:
-            gone += 1
-            continue
-        since = draining.get(victim.name, now)
-        drains.append(DrainingReplica(victim.name, since))
-        empty = victim.in_flight == 0 and now - since >= settings.deregister_seconds
-        if empty or now - since >= settings.drain_seconds:
-            gone += 1
-    plan = WorkloadPlan(variant, revision, max(wanted, asked) - gone, tuple(d.name for d in drains))
-    return plan, tuple(drains)
+    chosen = staying[: surplus - gone]
+    gone += sum(1 for victim in chosen if victim.phase is not Phase.READY or drained(victim))
+    return gone, [*leaving, *chosen]
+
+
+def groups_to_stop(
+    alive: Sequence[Replica], asked: int, wanted: int, drained: Callable[[Replica], bool]
+) -> tuple[int, list[Replica]]:
+    """The same for groups, of which Kubernetes takes the highest: one that still answers keeps those below it."""
+    by_index = {r.group: r for r in alive if r.group is not None}
+    gone = 0
+    for index in range(asked - 1, wanted - 1, -1):
+        victim = by_index.get(index)
+        if victim is not None and victim.phase is Phase.READY and not drained(victim):
+            break
+        gone += 1
+    return gone, [by_index[index] for index in sorted(by_index, reverse=True) if index >= min(asked, wanted)]

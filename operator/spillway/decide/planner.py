@@ -128,7 +128,7 @@ def plan_workloads(
             split = dict.fromkeys(revisions, 0)
         else:
             pool = snapshot.pool(variant.pool)
-            room = pool is not None and pool.free_slots(variant.gpus_per_replica) > 0
+            room = pool is not None and pool.free_slots(variant.gpus_per_replica, variant.nodes_per_replica) > 0
             split = drain.split_revisions(deployment, name, variant.revision, number, room)
         for revision, wanted in split.items():
             workload, drains = drain.workload(

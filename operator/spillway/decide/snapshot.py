@@ -36,11 +36,12 @@ class Variant:
     concurrency: int  # requests that run at once within the latency target
     cold_start_seconds: float  # the catalog's estimate; measured times replace it
     minimum_billing_seconds: float = 0.0
+    nodes_per_replica: int = 1  # more than one: a replica is a group of pods, one on each node
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One running copy, as its pod shows it."""
+    """One running copy, as its pod shows it, or as the pods of its group do; the leader's name stands for a group."""
 
     name: str
     variant: str
@@ -50,11 +51,12 @@ class Replica:
     scheduled_at: float | None = None
     ready_at: float | None = None
     in_flight: int | None = None  # running and waiting in the engine; None: not known
+    group: int | None = None  # index of its group; None: a replica of one pod
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a workload object asks for now (`spec.replicas` of the Deployment of a variant and revision)."""
+    """What a workload object asks for now (`spec.replicas`) for a variant and revision."""
 
     variant: str
     revision: str
@@ -124,7 +126,7 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """GPUs of one kind. `free_slots` counts whole replicas by size, since a replica needs its GPUs on one node."""
+    """GPUs of one kind. `free_slots` counts whole replicas by size, since each pod needs its GPUs on one node."""
 
     name: str
     free_gpus_by_node: tuple[int, ...] = ()  # free of all pods, ours or not
@@ -134,13 +136,14 @@ class Pool:
     max_gpus: int | None = None  # never more than this in use by Spillway
     used_gpus: int = 0  # by Spillway's pods with a node
 
-    def free_slots(self, gpus_per_replica: int) -> int:
-        """Replicas of that many GPUs which could still be placed."""
-        if gpus_per_replica <= 0:
+    def free_slots(self, gpus_per_replica: int, nodes: int = 1) -> int:
+        """Replicas of that many GPUs, in equal parts on `nodes` nodes each, which could still be placed."""
+        gpus_per_pod = gpus_per_replica // nodes
+        if gpus_per_pod <= 0:
             return 0
-        nodes = sum(free // gpus_per_replica for free in self.free_gpus_by_node)
-        new_nodes = self.growable_gpus // self.gpus_per_node * (self.gpus_per_node // gpus_per_replica)
-        slots = nodes + new_nodes
+        pods = sum(free // gpus_per_pod for free in self.free_gpus_by_node)
+        pods += self.growable_gpus // self.gpus_per_node * (self.gpus_per_node // gpus_per_pod)
+        slots = pods // nodes
         if self.max_gpus is not None:
             slots = min(slots, max(0, self.max_gpus - self.used_gpus) // gpus_per_replica)
         return slots

@@ -195,7 +195,9 @@ def choices(
                 usd_per_hour=variant.usd_per_hour,
                 start_usd=round(start_usd, 1),
                 placed=placed,
-                slots=pool.free_slots(variant.gpus_per_replica) if variant.pool in open_pools else 0,
+                slots=pool.free_slots(variant.gpus_per_replica, variant.nodes_per_replica)
+                if variant.pool in open_pools
+                else 0,
             )
         )
     return tuple(found)

@@ -146,6 +146,38 @@ def test_workload(
     assert all(d.since == draining.get(d.name, NOW) for d in remembered)
 
 
+def group(index: int, phase: Phase = Phase.READY, in_flight: int | None = 0) -> Replica:
+    return Replica(f"g{index}", V, OLD, phase, 0.0, in_flight=in_flight, group=index)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "asked", "wanted", "draining", "expected"),
+    [
+        ((group(0), group(1)), 2, 2, {}, WorkloadPlan(V, OLD, 2)),
+        # The highest goes, however busy it is, and is drained like a pod.
+        ((group(0), group(1, in_flight=9)), 2, 1, {}, WorkloadPlan(V, OLD, 2, ("g1",))),
+        ((group(0), group(1)), 2, 1, {"g1": 995.0}, WorkloadPlan(V, OLD, 1, ("g1",))),
+        ((group(0), group(1, in_flight=9)), 2, 1, {"g1": 700.0}, WorkloadPlan(V, OLD, 1, ("g1",))),
+        # Lower ones that are gone or start again are no victims: asking for fewer would take the one that answers.
+        ((group(0, Phase.STARTING), group(1)), 2, 1, {}, WorkloadPlan(V, OLD, 2, ("g1",))),
+        ((group(0, Phase.STOPPING), group(1)), 2, 1, {}, WorkloadPlan(V, OLD, 2, ("g1",))),
+        ((group(1), group(2, Phase.PENDING)), 3, 1, {}, WorkloadPlan(V, OLD, 2, ("g1",))),
+        # One that still answers keeps those below it, drained or not.
+        ((group(0), group(1), group(2, in_flight=1)), 3, 1, {"g1": 900.0}, WorkloadPlan(V, OLD, 3, ("g2", "g1"))),
+        # Asked for no more, still there: it stays out of the endpoints.
+        ((group(0), group(1)), 1, 1, {"g1": 900.0}, WorkloadPlan(V, OLD, 1, ("g1",))),
+        ((group(0), group(1)), 1, 2, {"g1": 900.0}, WorkloadPlan(V, OLD, 2, ("g1",))),
+        ((group(0, Phase.STARTING),), 1, 0, {}, WorkloadPlan(V, OLD, 0)),
+    ],
+)
+def test_of_groups_the_highest_goes_first(
+    replicas: tuple[Replica, ...], asked: int, wanted: int, draining: dict[str, float], expected: WorkloadPlan
+) -> None:
+    plan, remembered = workload(owner({OLD: asked}, *replicas), V, OLD, wanted, draining, NOW, SETTINGS)
+    assert plan == expected
+    assert tuple(d.name for d in remembered) == expected.draining
+
+
 PHASES = st.sampled_from(list(Phase))
 REPLICAS = st.lists(st.tuples(PHASES, st.one_of(st.none(), st.integers(0, 9))), max_size=8)
 
@@ -168,3 +200,23 @@ def test_a_workload_never_falls_below_what_is_wanted_nor_cuts_a_replica_that_is_
     }
     assert plan.replicas >= min(asked, len(answering) - len(drained))
     assert len(answering.keys() - set(plan.draining)) <= max(plan.replicas, asked)
+
+
+@given(
+    st.dictionaries(st.integers(0, 7), st.tuples(PHASES, st.one_of(st.none(), st.integers(0, 9)))),
+    st.integers(0, 10),
+    st.integers(0, 10),
+    st.dictionaries(st.sampled_from([f"g{n}" for n in range(8)]), st.floats(0, NOW)),
+)
+def test_no_group_that_answers_is_taken_before_it_is_drained(
+    shapes: dict[int, tuple[Phase, int | None]], asked: int, wanted: int, draining: dict[str, float]
+) -> None:
+    groups = [group(index, phase, load) for index, (phase, load) in shapes.items()]
+    plan, remembered = workload(owner({OLD: asked}, *groups), V, OLD, wanted, draining, NOW, SETTINGS)
+    assert min(wanted, asked) <= plan.replicas <= max(wanted, asked)
+    since = {d.name: d.since for d in remembered}
+    for victim in groups:  # which Kubernetes would take now
+        assert victim.group is not None
+        if plan.replicas <= victim.group < asked and victim.phase is Phase.READY:
+            waited = NOW - since[victim.name]
+            assert waited >= SETTINGS.drain_seconds or (victim.in_flight == 0 and waited >= SETTINGS.deregister_seconds)
