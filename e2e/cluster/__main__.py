@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from e2e.cluster import binaries
+from e2e.cluster import binaries, leaderworkersets
 from e2e.cluster.cluster import Cluster, run_directory, take_down
 from e2e.cluster.prometheus import find_prometheus
 from e2e.cluster.settings import SYSTEM_NAMESPACE, ClusterConfig, load_config
@@ -101,6 +101,7 @@ def _binaries(options: argparse.Namespace, directory: Path) -> int:
     found = binaries.find_or_build()
     print(f"etcd        {found.etcd}\nkubernetes  {found.kubernetes} ({found.source})")
     print(f"kubectl     {binaries.kubectl()}\nprometheus  {find_prometheus()}")
+    print(f"lws         {leaderworkersets.find_or_build().controller}")
     return 0
 
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable
 from pathlib import Path
 
+from e2e.cluster import hosts
 from e2e.cluster.controlplane import ControlPlane
 from e2e.cluster.discovery import write_targets
 from e2e.cluster.kubeapi import ApiError, Client, Informer, Obj, Tasks
@@ -14,7 +15,7 @@ from e2e.cluster.podlogs import PodLogs
 from e2e.cluster.pods import PodRunner, Surroundings
 from e2e.cluster.pools import NodePools
 from e2e.cluster.services import ServiceProxy
-from e2e.cluster.settings import ClusterConfig
+from e2e.cluster.settings import HOSTS_FILE, ClusterConfig
 
 log = logging.getLogger("cluster.kubelet")
 
@@ -32,7 +33,7 @@ class NodeAgent:
         subnet: int,
         targets: Path | None,
     ) -> None:
-        self._client, self._subnet = client, subnet
+        self._client, self._subnet, self._hosts = client, subnet, scratch / HOSTS_FILE
         self._around = Surroundings(
             client,
             plane.server,
@@ -44,7 +45,7 @@ class NodeAgent:
             self._pull,
         )
         self.pods = Informer(client, "/api/v1/pods", self._pod_changed)
-        self._services = Informer(client, "/api/v1/services", lambda old, new: self._refresh.set())
+        self._services = Informer(client, "/api/v1/services", self._service_changed)
         self._sources = {
             kind: Informer(client, f"/api/v1/{kind}", self._source_changed) for kind in ("secrets", "configmaps")
         }
@@ -69,8 +70,7 @@ class NodeAgent:
             await informer.synced.wait()
         self._tasks.start(self.pools.run(), "node pools")
         self._tasks.start(self._serve(), "services")
-        if self._targets:
-            self._tasks.start(self._discover(self._targets), "discovery")
+        self._tasks.start(self._discover(), "discovery")
 
     async def stop(self) -> None:
         """End every container at once (the cluster goes away, nobody is left to be told)."""
@@ -126,6 +126,10 @@ class NodeAgent:
         if runner is not None:
             runner.update(pod)
 
+    def _service_changed(self, old: Obj | None, new: Obj | None) -> None:
+        self._refresh.set()
+        self._retarget.set()
+
     def _source_changed(self, old: Obj | None, new: Obj | None) -> None:
         changed = new or old
         for runner in self.runners.values():
@@ -151,10 +155,13 @@ class NodeAgent:
             await self.proxy.refresh(self._services.objects.values())
             await self._refresh.wait()
 
-    async def _discover(self, targets: Path) -> None:
-        """Keep Prometheus' targets like the pods; many changes at once are written once."""
+    async def _discover(self) -> None:
+        """Keep the pods' names and Prometheus' targets like the pods; many changes at once are written once."""
         while True:
             await self._retarget.wait()
             self._retarget.clear()
-            write_targets(self.pods.objects.values(), targets)
+            pods = self.pods.objects.values()
+            hosts.write(self._hosts, hosts.records(self._services.objects.values(), pods))
+            if self._targets:
+                write_targets(pods, self._targets)
             await asyncio.sleep(0.2)

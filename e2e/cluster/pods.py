@@ -17,7 +17,7 @@ from e2e.cluster.controlplane import kubeconfig
 from e2e.cluster.environment import Lookup, NotYet, expand, resolve, translate
 from e2e.cluster.kubeapi import STRATEGIC_MERGE, ApiError, Client, Obj, Tasks, now, record_event
 from e2e.cluster.processes import find_program, python_environment
-from e2e.cluster.settings import GPU_RESOURCE, REPOSITORY, Image, Pool
+from e2e.cluster.settings import GPU_RESOURCE, HOSTS_FILE, REPOSITORY, Image, Pool
 from e2e.cluster.volumes import Volumes
 
 log = logging.getLogger("cluster.pods")
@@ -197,7 +197,8 @@ class PodRunner:
         if self._pool is None or gpus == 0:
             return {}
         # With SIM_GPUS the simulator refuses what so few GPUs could not run.
-        return {**self._pool.simulation(), "SIM_GPUS": str(gpus)}
+        names = str(self._around.scratch / HOSTS_FILE)
+        return {**self._pool.simulation(), "SIM_GPUS": str(gpus), "SIM_HOSTS": names}
 
     async def _finish(self, grace: float) -> None:
         """Stop every container, report the end, and let the API server forget the pod."""

@@ -23,16 +23,21 @@ def is_ready(pod: Obj) -> bool:
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
+def selects(service: Obj, pod: Obj) -> bool:
+    """Whether the pod is one of the Service's."""
+    selector = service["spec"].get("selector") or {}
+    if not selector or pod["metadata"]["namespace"] != service["metadata"]["namespace"]:
+        return False
+    labels = pod["metadata"].get("labels", {})
+    return all(labels.get(key) == value for key, value in selector.items())
+
+
 def endpoints(service: Obj, port: Obj, pods: Iterable[Obj]) -> list[tuple[str, int]]:
     """(address, port) of the ready pods behind one port of a Service."""
-    selector = service["spec"].get("selector") or {}
     unready_too = service["spec"].get("publishNotReadyAddresses", False)
     found = []
     for pod in pods:
-        labels = pod["metadata"].get("labels", {})
-        if not selector or pod["metadata"]["namespace"] != service["metadata"]["namespace"]:
-            continue
-        if any(labels.get(key) != value for key, value in selector.items()):
+        if not selects(service, pod):
             continue
         number = _port_number(pod, port.get("targetPort") or port["port"])
         if number is not None and (is_ready(pod) or (unready_too and pod.get("status", {}).get("podIP"))):

@@ -15,6 +15,7 @@ SYSTEM_NAMESPACE = "spillway-system"
 KEYS_SECRET = "spillway-provider-keys"
 PROVIDER_CA_KEY = "provider-ca.crt"
 CONFIG_FILE, STATE_FILE, KEYS_FILE = "config.json", "cluster.json", "provider-keys.yaml"  # in a cluster's run directory
+HOSTS_FILE = "hosts"  # in the directory of the pods' files
 GPU_RESOURCE = "nvidia.com/gpu"
 POOL_LABEL = "e2e.spillway.dev/pool"
 ENGINE_ANNOTATION = "e2e.spillway.dev/engine"
@@ -110,6 +111,16 @@ DEFAULT_POOLS = [
     ),
 ]
 
+H100_POOL = Pool(
+    name="hopper-h100",
+    product="NVIDIA-H100-80GB-HBM3",
+    memory_mib=81559,
+    compute_capability="9.0",
+    speeds={"FP8": Speed(prefill_tokens_per_second_per_gpu=1150, decode_tokens_per_second_per_gpu=160)},
+    nodes=2,
+)
+"""Beside the default pools where a model shall need more than one node."""
+
 DEFAULT_PROVIDERS = [
     Provider(
         name="zai",
@@ -156,6 +167,7 @@ class ClusterConfig(_Settings):
     prometheus: bool = True
     prometheus_host: int = 12
     scrape_seconds: float = 2
+    leader_worker_sets: bool = False  # the controller of LeaderWorkerSet and its CRDs, for replicas on several nodes
     loopback_prefix: str = "127.0.0"  # "auto": a free 127.N.0, so that several clusters can run side by side
 
 

@@ -26,6 +26,7 @@ from aiohttp import web
 from e2e.cluster.controlplane import ControlPlane
 from e2e.cluster.kubeapi import Client
 from e2e.cluster.kubelet import NodeAgent
+from e2e.cluster.leaderworkersets import LeaderWorkerSets
 from e2e.cluster.processes import StartError, process_start_ticks
 from e2e.cluster.prometheus import Prometheus
 from e2e.cluster.providers import Providers
@@ -75,13 +76,19 @@ class Supervisor:
         self.directory, self.config, self.plane, self.subnet = directory, config, plane, subnet
         self.prefix = f"127.{subnet}.0" if config.loopback_prefix == "auto" else config.loopback_prefix
         self.providers = Providers(plane, directory, config.providers, self.prefix)
+        self.leader_worker_sets: LeaderWorkerSets | None = None
+        if config.leader_worker_sets:
+            self.leader_worker_sets = LeaderWorkerSets(plane, directory / "lws", say)
         self.prometheus: Prometheus | None = None
         if config.prometheus:
             address = f"{self.prefix}.{config.prometheus_host}"
             self.prometheus = Prometheus(plane, directory / "prometheus", address, config.scrape_seconds, say)
 
     def start_processes(self) -> None:
-        """Prometheus and the providers; from the main thread, whose end would end them."""
+        """All but the control plane; from the main thread, whose end would end them."""
+        if self.leader_worker_sets:
+            say("starting LeaderWorkerSet's controller")
+            self.leader_worker_sets.start()
         if self.prometheus:
             say("starting Prometheus")
             self.prometheus.launch()
@@ -113,11 +120,14 @@ class Supervisor:
             shutil.rmtree(scratch)
 
     async def _until(self, stop: asyncio.Event) -> None:
-        """Wait for the end; a control-plane process that dies ends the cluster with words."""
+        """Wait for the end; a process of the control plane that dies ends the cluster with words."""
+        processes = [*self.plane.processes]
+        if self.leader_worker_sets and self.leader_worker_sets.process:
+            processes.append(self.leader_worker_sets.process)
         while not stop.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 5)
-            for process in self.plane.processes:
+            for process in processes:
                 if process.exit_code is not None and not stop.is_set():
                     raise StartError(f"{process.name} died (status {process.exit_code}):\n{process.log_tail()}")
 
@@ -230,6 +240,8 @@ def main(arguments: list[str]) -> int:
                     supervisor.providers.stop()
                     if supervisor.prometheus:
                         supervisor.prometheus.stop()
+                    if supervisor.leader_worker_sets:
+                        supervisor.leader_worker_sets.stop()
     except (RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1

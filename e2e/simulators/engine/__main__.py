@@ -6,6 +6,8 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
 
 from e2e.simulators.engine import sglang_flags, vllm_flags
 from e2e.simulators.engine.server import serve
@@ -27,7 +29,16 @@ def read_command(command: Sequence[str], around: Surroundings) -> Settings | Non
     return None
 
 
+def run_shell(words: Sequence[str]) -> NoReturn:
+    """A command of the shell, which finds the engines' programs where the images have them on their PATH."""
+    programs = Path(__file__).resolve().parents[3] / "images" / "engines" / "bin"
+    path = f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    os.execvpe(words[0], list(words), {**os.environ, "PATH": path})
+
+
 def main() -> int:
+    if sys.argv[1:3] == ["sh", "-c"]:
+        run_shell(sys.argv[1:])
     around = Surroundings.from_environment(os.environ)
     try:
         settings = read_command(sys.argv[1:], around)

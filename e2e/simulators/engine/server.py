@@ -7,14 +7,16 @@ import hmac
 import itertools
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from json import JSONDecodeError
+from typing import Any
 
 from aiohttp import web
 
 from e2e.simulators import completions
 from e2e.simulators.engine import dialect
 from e2e.simulators.engine.dialect import Refusal
+from e2e.simulators.engine.group import Membership, RendezvousFailed
 from e2e.simulators.engine.metrics import EngineMetrics
 from e2e.simulators.engine.model import Capacity, EngineModel, Sequence
 from e2e.simulators.engine.scheduler import EngineStopped, Scheduler
@@ -241,12 +243,29 @@ async def serve(settings: Settings, around: Surroundings) -> int:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    # Nothing listens while the weights load: connections are refused, as with the real engines.
-    if await _stopped_within(stop, around.load_seconds):
+    membership = None
+    if settings.group:
+        membership = Membership(settings.group, around.bind_address("0.0.0.0"), around.hosts)
+    try:
+        return await _live(settings, around, stop, membership)
+    except RendezvousFailed as error:
+        print(error, flush=True)
+        return 1
+    finally:
+        if membership:
+            await membership.leave()
+
+
+async def _live(settings: Settings, around: Surroundings, stop: asyncio.Event, membership: Membership | None) -> int:
+    lost = membership.lost if membership else asyncio.Event()
+    if membership and await _first(stop.wait(), membership.meet()) == 0:
         return 143
+    # Nothing listens while the weights load: connections are refused, as with the real engines.
+    ended = await _first(stop.wait(), lost.wait(), asyncio.sleep(around.load_seconds))
+    if ended != 2:
+        return 143 if ended == 0 else _engine_died()
     if settings.headless:
-        await stop.wait()
-        return 0
+        return 0 if await _first(stop.wait(), lost.wait()) == 0 else _engine_died()
     server = EngineServer(settings, around)
     runner = web.AppRunner(server.app(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
@@ -256,20 +275,30 @@ async def serve(settings: Settings, around: Surroundings) -> int:
         await site.start()
         port = runner.addresses[0][1]
         print(f"{settings.engine} simulator of {settings.model} on http://{settings.host}:{port}", flush=True)
-        await stop.wait()
-        await server.drain()
+        if await _first(stop.wait(), lost.wait()) == 0 and await _first(server.drain(), lost.wait()) == 0:
+            return 0
+        server.scheduler.stop()  # what was in flight breaks
+        return _engine_died()
     finally:
         await runner.cleanup()
         ticking.cancel()
         await asyncio.gather(ticking, return_exceptions=True)
-    return 0
 
 
-async def _stopped_within(stop: asyncio.Event, seconds: float) -> bool:
-    if seconds <= 0:
-        return stop.is_set()
+def _engine_died() -> int:
+    print("EngineDeadError: a process of this engine on another node has gone", flush=True)
+    return 1
+
+
+async def _first(*ways: Coroutine[Any, Any, object]) -> int:
+    """The number of the way that ends first, the first of those that end together; the others are given up."""
+    tasks = [asyncio.ensure_future(way) for way in ways]
     try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return False
-    return True
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        number = next(n for n, task in enumerate(tasks) if task.done())
+        tasks[number].result()
+        return number
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -6,6 +6,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 EngineName = Literal["vllm", "sglang"]
@@ -18,8 +19,21 @@ class RefusedSettings(ValueError):
 
 
 @dataclass(frozen=True)
+class Group:
+    """Processes on several nodes that are one engine: which this is, of how many, and where they meet."""
+
+    rank: int
+    nodes: int
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
 class Settings:
-    """`gpus` are those used in this pod. `shutdown_seconds` None: drain without limit. Limits of None: no limit."""
+    """`gpus` are those used in this pod. `shutdown_seconds` None: drain without limit. Limits of None: no limit.
+
+    `group` None: one node. `headless`: no HTTP here.
+    """
 
     engine: EngineName
     model: str
@@ -36,17 +50,24 @@ class Settings:
     shutdown_seconds: float | None
     metrics: bool
     headless: bool
+    group: Group | None = None
+
+    @property
+    def all_gpus(self) -> int:
+        """Of all nodes."""
+        return self.gpus * (self.group.nodes if self.group else 1)
 
 
 @dataclass(frozen=True)
 class Surroundings:
     """The pod's part: address, hardware, and how fast its GPUs are.
 
-    `gpu_speeds` has (prefill, decode) tokens per second of one GPU by precision; what it lacks runs at the two speeds
-    of the whole replica.
+    `hosts` is a file with what the cluster's DNS would answer, where there is none. `gpu_speeds` has (prefill, decode)
+    tokens per second of one GPU by precision; what it lacks runs at the two speeds of the whole replica.
     """
 
     pod_ip: str | None
+    hosts: Path | None
     gpus: int | None
     gpu_product: str
     api_key: str | None
@@ -76,6 +97,7 @@ class Surroundings:
         speeds = json.loads(environment.get("SIM_GPU_SPEEDS") or "{}")
         return cls(
             pod_ip=environment.get("POD_IP") or container,
+            hosts=Path(environment["SIM_HOSTS"]) if environment.get("SIM_HOSTS") else None,
             gpus=int(gpus) if gpus else None,
             gpu_product=environment.get("SIM_GPU_PRODUCT", ""),
             api_key=environment.get("VLLM_API_KEY") or None,
@@ -94,14 +116,14 @@ class Surroundings:
         return (self.pod_ip or "127.0.0.1") if host in {"0.0.0.0", "::", ""} else host
 
     def running(self, settings: Settings) -> Surroundings:
-        """With the speed of a replica that these settings run on this node's GPUs."""
+        """With the speed of a replica that these settings run on GPUs like this node's."""
         if settings.precision not in self.gpu_speeds:
             return self
         prefill, decode = self.gpu_speeds[settings.precision]
         return replace(
             self,
-            prefill_tokens_per_second=settings.gpus * prefill,
-            decode_tokens_per_second=settings.gpus * decode,
+            prefill_tokens_per_second=settings.all_gpus * prefill,
+            decode_tokens_per_second=settings.all_gpus * decode,
         )
 
     def is_hopper(self) -> bool:

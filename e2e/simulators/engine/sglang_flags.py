@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from e2e.simulators.engine.arguments import Flag, choice, parser, real, refuse_unknown, switch, whole, word
 from e2e.simulators.engine.settings import (
     DEFAULT_MAX_MODEL_TOKENS,
+    Group,
     RefusedSettings,
     Settings,
     Surroundings,
@@ -142,12 +143,25 @@ def read(arguments: Sequence[str], around: Surroundings) -> Settings:
         shutdown_seconds=None,
         metrics=parsed.enable_metrics,
         headless=(parsed.node_rank or 0) > 0,
+        group=_group(parsed),
     )
 
 
 def _attention_data_ranks(parsed: argparse.Namespace) -> int:
     """Ranks with a scheduler, and so a queue, of their own."""
     return int(parsed.attn_dp_size or (parsed.dp_size if parsed.enable_dp_attention else None) or 1)
+
+
+def _group(parsed: argparse.Namespace) -> Group | None:
+    nodes, rank = parsed.nnodes or 1, parsed.node_rank or 0
+    if not 0 <= rank < nodes:
+        raise RefusedSettings(f"AssertionError: node_rank ({rank}) must be less than nnodes ({nodes})")
+    if nodes == 1:
+        return None
+    host, colon, port = (parsed.dist_init_addr or "").rpartition(":")
+    if not colon or not port.isdigit():
+        raise RefusedSettings(f"{nodes} nodes need --dist-init-addr HOST:PORT to meet: they would wait for ever")
+    return Group(rank, nodes, host, int(port))
 
 
 def _check(parsed: argparse.Namespace, around: Surroundings) -> int:

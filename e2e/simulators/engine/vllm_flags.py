@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from e2e.simulators.engine.arguments import Flag, choice, parser, real, refuse_unknown, switch, table, whole, word
 from e2e.simulators.engine.settings import (
     DEFAULT_MAX_MODEL_TOKENS,
+    Group,
     RefusedSettings,
     Settings,
     Surroundings,
@@ -18,6 +19,9 @@ from e2e.simulators.engine.settings import (
 
 # vLLM's default for an API server on GPUs with at least 70 GiB.
 DEFAULT_MAX_NUM_SEQS = 1024
+
+DEFAULT_MASTER_PORT = 29501
+DEFAULT_DATA_PARALLEL_RPC_PORT = 29550
 
 ALL2ALL = (
     "allgather_reducescatter deepep_high_throughput deepep_low_latency deepep_v2 mori_high_throughput "
@@ -185,7 +189,29 @@ def read(arguments: Sequence[str], around: Surroundings) -> Settings:
         shutdown_seconds=float(parsed.shutdown_timeout or 0),
         metrics=True,
         headless=parsed.headless,
+        group=_group(parsed),
     )
+
+
+def _group(parsed: argparse.Namespace) -> Group | None:
+    """Several nodes by `--nnodes`, or data-parallel ranks of which only some are here."""
+    if (nodes := parsed.nnodes or 1) > 1:
+        rank, port = parsed.node_rank or 0, parsed.master_port or DEFAULT_MASTER_PORT
+        return _checked(Group(rank, nodes, parsed.master_addr or "127.0.0.1", port))
+    data, local = parsed.data_parallel_size or 1, parsed.data_parallel_size_local
+    if local is None or local >= data:
+        return None
+    if local < 1 or data % local:
+        raise RefusedSettings(f"the simulator has equal nodes: data_parallel_size {data}, local {local}")
+    rank = (parsed.data_parallel_start_rank or 0) // local
+    port = parsed.data_parallel_rpc_port or DEFAULT_DATA_PARALLEL_RPC_PORT
+    return _checked(Group(rank, data // local, parsed.data_parallel_address or "127.0.0.1", port))
+
+
+def _checked(group: Group) -> Group:
+    if not 0 <= group.rank < group.nodes:
+        raise RefusedSettings(f"node_rank ({group.rank}) must be less than nnodes ({group.nodes})")
+    return group
 
 
 def _flexible(arguments: Sequence[str]) -> list[str]:

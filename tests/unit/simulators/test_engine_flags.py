@@ -101,7 +101,7 @@ def test_wrong_combinations_are_refused(command: str, environment: dict[str, str
 
 
 def test_two_nodes_share_the_world() -> None:
-    assert read(f"{SGLANG} --tp 16 --nnodes 2 --node-rank 1", SIM_GPUS="8").headless
+    assert read(f"{SGLANG} --tp 16 --nnodes 2 --node-rank 1 --dist-init-addr r1-0.r1.chat:20000", SIM_GPUS="8").headless
     assert read(f"{VLLM} -tp 8 --nnodes 2 --headless", SIM_GPUS="4").headless
 
 
