@@ -21,6 +21,7 @@ OPERATOR = f"system:serviceaccount:{SYSTEM}:spillway-operator"
 GATEWAY = f"system:serviceaccount:{SYSTEM}:spillway-gateway"
 NOBODY = "system:serviceaccount:default:nobody"
 GROUPS = ["system:serviceaccounts", "system:authenticated"]
+LEADER_WORKER_SETS = "leaderworkersets.leaderworkerset.x-k8s.io"
 OURS = ("moedeployments", "gpupools", "externalproviders", "costpolicies")
 
 
@@ -40,6 +41,7 @@ NEEDED = [
         Ask(verb, resource)
         for resource in (
             "deployments.apps",
+            LEADER_WORKER_SETS,
             "poddisruptionbudgets.policy",
             "services",
             "serviceaccounts",
@@ -54,11 +56,17 @@ NEEDED = [
     # children, by server-side apply: act/children.py
     *(
         Ask(verb, resource, MODELS, "glm-5")
-        for resource in ("deployments.apps", "poddisruptionbudgets.policy", "services", "serviceaccounts")
+        for resource in (
+            "deployments.apps",
+            LEADER_WORKER_SETS,
+            "poddisruptionbudgets.policy",
+            "services",
+            "serviceaccounts",
+        )
         for verb in ("create", "patch")
     ),
     Ask("update", "moedeployments.spillway.dev/finalizers", MODELS, "glm-5"),
-    Ask("delete", "deployments.apps", MODELS, "glm-5"),
+    *(Ask("delete", resource, MODELS, "glm-5") for resource in ("deployments.apps", LEADER_WORKER_SETS)),
     # which replica goes first: act/children.py; who leads: controller/process.py
     Ask("patch", "pods", MODELS, "glm-5-0"),
     Ask("patch", "pods", SYSTEM, "spillway-operator-0"),

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Iterator
 
 from spillway.act.compare import says
-from spillway.act.kube import Kube, Object
+from spillway.act.kube import Kube, Object, path_of
 from spillway.build import (
+    DEPLOYMENT_LABEL,
     REVISION_LABEL,
     VARIANT_LABEL,
     BuildSettings,
@@ -17,7 +18,7 @@ from spillway.build import (
     workload,
 )
 from spillway.decide.outcome import DeploymentPlan, WorkloadPlan
-from spillway.observe.cluster import DELETION_COST
+from spillway.observe.cluster import DELETION_COST, GROUP_INDEX_LABEL
 from spillway.observe.objects import Objects, key_of
 from spillway.observe.resolve import Resolved
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 VICTIM_COST, USUAL_COST = "-1000", "0"
 STORES = {
     "Deployment": "deployments",
+    "LeaderWorkerSet": "leaderworkersets",
     "Service": "services",
     "ServiceAccount": "serviceaccounts",
     "PodDisruptionBudget": "poddisruptionbudgets",
@@ -58,14 +60,11 @@ class Children:
                 continue
             if planned.replicas == 0 and not self._has_pods(live):
                 await self._kube.delete(live)
-                self._objects.deployments.pop(key_of(live), None)
+                self._store(live).pop(key_of(live), None)
             elif live["spec"].get("replicas") != planned.replicas and not self._is_current(resolved, planned):
                 # An older revision's template is not known any more: only its size changes.
-                patched = await self._kube.merge(
-                    f"/apis/apps/v1/namespaces/{moe.metadata.namespace}/deployments/{live['metadata']['name']}",
-                    {"spec": {"replicas": planned.replicas}},
-                )
-                self._objects.deployments[key_of(live)] = patched
+                patched = await self._kube.merge(path_of(live), {"spec": {"replicas": planned.replicas}})
+                self._store(live)[key_of(live)] = patched
 
     def _wanted_workloads(self, resolved: Resolved, plan: DeploymentPlan) -> Iterator[Object]:
         by_name = {v.name: v for v in resolved.variants}
@@ -81,7 +80,7 @@ class Children:
         return resolved.revisions.get(planned.variant) == planned.revision
 
     def _live(self, resolved: Resolved, planned: WorkloadPlan) -> Object | None:
-        for obj in self._objects.deployments.values():
+        for obj in self._objects.workloads():
             labels = obj["metadata"].get("labels") or {}
             if (
                 obj["metadata"]["namespace"] == resolved.moe.metadata.namespace
@@ -93,15 +92,19 @@ class Children:
         return None
 
     def _has_pods(self, live: Object) -> bool:
-        wanted = live["spec"]["selector"]["matchLabels"]
+        labels = live["metadata"]["labels"]
+        wanted = {key: labels[key] for key in (DEPLOYMENT_LABEL, VARIANT_LABEL, REVISION_LABEL)}
         return any(
             pod["metadata"].get("namespace") == live["metadata"]["namespace"]
             and all((pod["metadata"].get("labels") or {}).get(k) == v for k, v in wanted.items())
             for pod in self._objects.pods.values()
         )
 
+    def _store(self, obj: Object) -> dict[str, Object]:
+        return self._objects.store(STORES[obj["kind"]])
+
     async def _apply(self, obj: Object) -> None:
-        store = self._objects.store(STORES[obj["kind"]])
+        store = self._store(obj)
         live = store.get(key_of(obj))
         if live is not None and says(live, obj):
             return
@@ -121,8 +124,8 @@ class Children:
                 or labels.get("spillway.dev/deployment") != resolved.moe.metadata.name
             ):
                 continue
-            if VARIANT_LABEL not in labels or meta.get("deletionTimestamp"):
-                continue
+            if VARIANT_LABEL not in labels or meta.get("deletionTimestamp") or GROUP_INDEX_LABEL in labels:
+                continue  # of groups the highest goes, whatever its pods cost
             cost = (meta.get("annotations") or {}).get(DELETION_COST, USUAL_COST)
             wanted = VICTIM_COST if meta["name"] in draining else USUAL_COST
             if cost != wanted:

@@ -17,6 +17,7 @@ REQUEST_TIMEOUT_SECONDS = 30
 
 PLURALS = {
     "Deployment": "deployments",
+    "LeaderWorkerSet": "leaderworkersets",
     "Service": "services",
     "ServiceAccount": "serviceaccounts",
     "PodDisruptionBudget": "poddisruptionbudgets",

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import kopf
@@ -20,8 +20,11 @@ log = logging.getLogger(__name__)
 OnChange = Callable[[str, str], None]
 """Called with the kind's plural and the object's key."""
 
+Kind = tuple[str, str, str]
+"""Group, version, plural."""
+
 OURS = "app.kubernetes.io/managed-by=spillway"
-WATCHED: tuple[tuple[str, str, str], ...] = (
+WATCHED: tuple[Kind, ...] = (
     (GROUP, VERSION, "moedeployments"),
     (GROUP, VERSION, "gpupools"),
     (GROUP, VERSION, "externalproviders"),
@@ -34,7 +37,9 @@ WATCHED: tuple[tuple[str, str, str], ...] = (
     ("", "v1", "nodes"),
     ("", "v1", "namespaces"),
 )
-FILTERED = ("deployments", "poddisruptionbudgets", "serviceaccounts")
+LEADER_WORKER_SETS: Kind = ("leaderworkerset.x-k8s.io", "v1", "leaderworkersets")
+"""Not every cluster has it: watched from when it is there."""
+FILTERED = ("deployments", "leaderworkersets", "poddisruptionbudgets", "serviceaccounts")
 
 
 def settings() -> kopf.OperatorSettings:
@@ -46,14 +51,16 @@ def settings() -> kopf.OperatorSettings:
     chosen.networking.connect_timeout = 5
     chosen.watching.connect_timeout = 10
     chosen.watching.chunk_size = 500
-    for plural in FILTERED:
-        group, version = next((g, v) for g, v, p in WATCHED if p == plural)
-        chosen.watching.label_selectors[f"{group or ''}/{version}/{plural}".lstrip("/")] = OURS
+    for group, version, plural in (*WATCHED, LEADER_WORKER_SETS):
+        if plural in FILTERED:
+            chosen.watching.label_selectors[f"{group or ''}/{version}/{plural}".lstrip("/")] = OURS
     chosen.queueing.idle_timeout = 5
     return chosen
 
 
-def registry(objects: Objects, on_change: OnChange, configuration: client.Configuration) -> kopf.OperatorRegistry:
+def registry(
+    objects: Objects, on_change: OnChange, configuration: client.Configuration, kinds: Iterable[Kind] = WATCHED
+) -> kopf.OperatorRegistry:
     """Handlers that keep `objects` like the API server's and tell of each change."""
     found = kopf.OperatorRegistry()
 
@@ -76,8 +83,8 @@ def registry(objects: Objects, on_change: OnChange, configuration: client.Config
         changed.__name__ = f"cache_{plural}"
         kopf.on.event(group, version, plural, registry=found)(changed)
 
-    for group, version, plural in WATCHED:
-        watch(group, version, plural)
+    for kind in kinds:
+        watch(*kind)
 
     @kopf.on.login(registry=found)
     async def login(**kwargs: Any) -> kopf.ConnectionInfo:
@@ -103,7 +110,11 @@ def _older(new: dict[str, Any], held: dict[str, Any]) -> bool:
     return same and mine.isdigit() and theirs.isdigit() and int(theirs) < int(mine)
 
 
-async def listed(objects: Objects, get: Callable[[str, dict[str, str]], Awaitable[dict[str, Any]]]) -> None:
+async def listed(
+    objects: Objects,
+    get: Callable[[str, dict[str, str]], Awaitable[dict[str, Any]]],
+    kinds: Iterable[Kind] = WATCHED,
+) -> None:
     """Fill the caches once before the first plan, so that nothing is decided on half a picture."""
 
     async def fill(group: str, version: str, plural: str) -> None:
@@ -118,7 +129,7 @@ async def listed(objects: Objects, get: Callable[[str, dict[str, str]], Awaitabl
             obj.setdefault("apiVersion", api_version)
             store.setdefault(key_of(obj), obj)
 
-    await asyncio.gather(*(fill(*kind) for kind in WATCHED))
+    await asyncio.gather(*(fill(*kind) for kind in kinds))
 
 
 async def run(
@@ -127,6 +138,7 @@ async def run(
     configuration: client.Configuration,
     stop: asyncio.Event,
     take_signals: Callable[[], None],
+    kinds: Iterable[Kind] = WATCHED,
 ) -> None:
     """Watch until `stop` is set. A watch that cannot go on raises: the process exits and starts again.
 
@@ -134,7 +146,7 @@ async def run(
     """
     others = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
-        registry=registry(objects, on_change, configuration),
+        registry=registry(objects, on_change, configuration, kinds),
         settings=settings(),
         clusterwide=True,
         stop_flag=stop,

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
 
 from kubernetes.aio import client, config
@@ -33,6 +33,7 @@ from spillway.observe.traffic import Prometheus
 log = logging.getLogger(__name__)
 
 RENEW_SECONDS = 5.0  # of the spill lease at the gateways
+LOOK_FOR_KINDS_SECONDS = 5.0
 STUCK_TICKS = 6  # without a plan for so many ticks (and at least a minute) the process is no longer alive
 LEADER_LABEL = "spillway.dev/leader"
 
@@ -70,11 +71,13 @@ class Operator:
         try:
             async with asyncio.TaskGroup() as tasks:
                 informing = tasks.create_task(self._inform(), name="informers")
+                groups = tasks.create_task(self._inform_of_groups(), name="informer of LeaderWorkerSets")
                 leading = tasks.create_task(self._lead(), name="leader")
                 await self._stopped.wait()
                 log.info("stopping")
                 await leading
                 informing.cancel()
+                groups.cancel()
         except* LeadershipLost as lost:
             log.error("leadership was lost: ending", extra={"error": str(lost.exceptions[0])})
             raise SystemExit(1) from None
@@ -85,14 +88,47 @@ class Operator:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stopped.set)
 
-    async def _inform(self) -> None:
+    async def _inform(self, kinds: Sequence[informer.Kind] = informer.WATCHED) -> None:
         stop = asyncio.Event()
         try:
-            await informer.run(self._objects, self._changed, self._api.configuration, stop, self._take_signals)
+            await informer.run(self._objects, self._changed, self._api.configuration, stop, self._take_signals, kinds)
         finally:
             stop.set()
         if not self._stopped.is_set():
             raise RuntimeError("the watches ended by themselves")
+
+    async def _inform_of_groups(self) -> None:
+        """LeaderWorkerSets, from when the cluster has them. Where they are taken away again, the watch ends and the
+        process with it, which starts anew without them."""
+        while True:
+            try:
+                if await self._list_groups():
+                    break
+            except (KubeError, OSError, TimeoutError) as error:
+                log.warning("cannot ask for LeaderWorkerSets", extra={"error": str(error)[:200]})
+            await asyncio.sleep(LOOK_FOR_KINDS_SECONDS)
+        self._wake()
+        await self._inform((informer.LEADER_WORKER_SETS,))
+
+    async def _list_groups(self) -> bool:
+        """Fill the cache of LeaderWorkerSets; False if the cluster has no such kind."""
+        group, version, plural = informer.LEADER_WORKER_SETS
+        try:
+            kinds = await self._kube.request("GET", f"/apis/{group}/{version}")
+        except KubeError as error:
+            if error.status == 404:
+                return False
+            raise
+        if not any(kind["name"] == plural for kind in kinds["resources"]):
+            return False
+        await informer.listed(self._objects, self._get, (informer.LEADER_WORKER_SETS,))
+        if not self._objects.has_leaderworkersets:
+            log.info("the cluster has LeaderWorkerSets")
+        self._objects.has_leaderworkersets = True
+        return True
+
+    async def _get(self, where: str, params: dict[str, str]) -> dict[str, Any]:
+        return await self._kube.request("GET", where, params=params)
 
     def _changed(self, plural: str, key: str) -> None:
         if self._brain is not None and plural != "nodes":
@@ -123,9 +159,8 @@ class Operator:
         """One list of every kind before the first plan; the API server may still be starting."""
         while True:
             try:
-                await informer.listed(
-                    self._objects, lambda where, params: self._kube.request("GET", where, params=params)
-                )
+                await informer.listed(self._objects, self._get)
+                await self._list_groups()
                 return
             except (KubeError, OSError, TimeoutError) as error:
                 log.warning("waiting for the API server", extra={"error": str(error)[:200]})

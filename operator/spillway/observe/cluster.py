@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from spillway.api import MoEDeployment
 from spillway.build import DEPLOYMENT_LABEL, REVISION_LABEL, VARIANT_LABEL
 from spillway.decide.snapshot import Asked, Phase, Replica
-from spillway.observe.objects import Object, Objects, condition, seconds
+from spillway.observe.objects import Object, Objects, condition, key_of, seconds
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 FINISHED = ("Succeeded", "Failed")
+_LWS = "leaderworkerset.sigs.k8s.io"
+SET_NAME_LABEL, GROUP_INDEX_LABEL, WORKER_INDEX_LABEL = f"{_LWS}/name", f"{_LWS}/group-index", f"{_LWS}/worker-index"
+SIZE_ANNOTATION = f"{_LWS}/size"
 
 
 def phase(pod: Object) -> Phase:
@@ -24,17 +27,27 @@ def phase(pod: Object) -> Phase:
 
 
 def replicas(moe: MoEDeployment, objects: Objects, in_flight: Mapping[str, int]) -> tuple[Replica, ...]:
-    """The deployment's pods. `in_flight`: requests in the engine, by namespace/pod."""
+    """The deployment's pods, and its groups of pods. `in_flight`: requests in the engine, by namespace/pod."""
+    own = [
+        pod
+        for _, pod in sorted(objects.pods.items())
+        if pod["metadata"].get("namespace") == moe.metadata.namespace
+        and _labels(pod).get(DEPLOYMENT_LABEL) == moe.metadata.name
+        and VARIANT_LABEL in _labels(pod)
+    ]
+    workers: dict[str, list[Object]] = {}
+    for pod in own:
+        if is_worker(pod):
+            workers.setdefault(_group(pod), []).append(pod)
     found = []
-    for key, pod in sorted(objects.pods.items()):
-        meta = pod["metadata"]
-        labels = meta.get("labels") or {}
-        if meta.get("namespace") != moe.metadata.namespace or labels.get(DEPLOYMENT_LABEL) != moe.metadata.name:
+    for pod in own:
+        if is_worker(pod):  # its leader stands for the group
             continue
-        if VARIANT_LABEL not in labels:
-            continue
-        where, scheduled, ready = phase(pod), condition(pod, "PodScheduled"), condition(pod, "Ready")
-        has_node = scheduled is not None and scheduled.get("status") == "True"
+        meta, labels = pod["metadata"], _labels(pod)
+        index = labels.get(GROUP_INDEX_LABEL)
+        group = [pod] if index is None else [pod, *workers.get(_group(pod), ())]
+        where = _phase_of_all(group)
+        scheduled, ready = [_since(one, "PodScheduled") for one in group], _since(pod, "Ready")
         found.append(
             Replica(
                 name=meta["name"],
@@ -42,20 +55,51 @@ def replicas(moe: MoEDeployment, objects: Objects, in_flight: Mapping[str, int])
                 revision=labels.get(REVISION_LABEL, ""),
                 phase=where,
                 asked_at=seconds(meta.get("creationTimestamp")) or 0.0,
-                scheduled_at=seconds(scheduled.get("lastTransitionTime")) if has_node and scheduled else None,
-                ready_at=seconds(ready.get("lastTransitionTime")) if where is Phase.READY and ready else None,
-                in_flight=in_flight.get(key),
+                scheduled_at=None if where is Phase.PENDING or None in scheduled else max(filter(None, scheduled)),
+                ready_at=ready if where is Phase.READY else None,
+                in_flight=in_flight.get(key_of(pod)),
+                group=None if index is None else int(index),
             )
         )
     return tuple(found)
 
 
+def is_worker(pod: Object) -> bool:
+    """Whether it is a pod of a group that does not answer for it."""
+    return _labels(pod).get(WORKER_INDEX_LABEL, "0") != "0"
+
+
+def _labels(obj: Object) -> dict[str, str]:
+    return obj["metadata"].get("labels") or {}
+
+
+def _group(pod: Object) -> str:
+    """What tells the pods of one group from all others in their namespace."""
+    return f"{_labels(pod).get(SET_NAME_LABEL)}/{_labels(pod).get(GROUP_INDEX_LABEL)}"
+
+
+def _phase_of_all(group: Sequence[Object]) -> Phase:
+    """A group is as far as its last pod, and at its end with its first. A pod that is not there yet has no node."""
+    phases = [phase(pod) for pod in group]
+    if Phase.STOPPING in phases:
+        return Phase.STOPPING
+    size = int((group[0]["metadata"].get("annotations") or {}).get(SIZE_ANNOTATION, 1))
+    if len(group) < size or Phase.PENDING in phases:
+        return Phase.PENDING
+    return Phase.READY if set(phases) == {Phase.READY} else Phase.STARTING
+
+
+def _since(pod: Object, kind: str) -> float | None:
+    """Since when a condition has been true."""
+    found = condition(pod, kind)
+    return seconds(found.get("lastTransitionTime")) if found and found.get("status") == "True" else None
+
+
 def asked(moe: MoEDeployment, objects: Objects) -> tuple[Asked, ...]:
     """What the deployment's workloads ask for now."""
     found = []
-    for workload in objects.deployments.values():
-        meta = workload["metadata"]
-        labels = meta.get("labels") or {}
+    for workload in objects.workloads():
+        meta, labels = workload["metadata"], _labels(workload)
         if meta.get("namespace") != moe.metadata.namespace or labels.get(DEPLOYMENT_LABEL) != moe.metadata.name:
             continue
         if VARIANT_LABEL not in labels or meta.get("deletionTimestamp"):

@@ -42,6 +42,8 @@ class Objects:
     externalproviders: dict[str, Object] = field(default_factory=dict)
     costpolicies: dict[str, Object] = field(default_factory=dict)
     deployments: dict[str, Object] = field(default_factory=dict)  # ours
+    leaderworkersets: dict[str, Object] = field(default_factory=dict)  # ours
+    has_leaderworkersets: bool = False  # whether the cluster has that kind, which is not Kubernetes' own
     services: dict[str, Object] = field(default_factory=dict)
     serviceaccounts: dict[str, Object] = field(default_factory=dict)  # ours
     poddisruptionbudgets: dict[str, Object] = field(default_factory=dict)  # ours
@@ -52,6 +54,11 @@ class Objects:
     def store(self, plural: str) -> dict[str, Object]:
         store: dict[str, Object] = getattr(self, plural)
         return store
+
+    def workloads(self) -> Iterator[Object]:
+        """Deployments and LeaderWorkerSets of ours."""
+        yield from self.deployments.values()
+        yield from self.leaderworkersets.values()
 
     def gateways(self) -> Iterator[Object]:
         """Gateway pods that run."""

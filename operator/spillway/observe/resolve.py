@@ -19,6 +19,10 @@ from spillway.build import BuildSettings, revision
 from spillway.catalog import Catalog, Misfit, ResolvedVariant, variants
 from spillway.observe.objects import Object, Objects
 
+NO_GROUPS = (
+    "{} is a group of pods, and the cluster has no LeaderWorkerSet: install LeaderWorkerSet "
+    "(leaderworkersets.leaderworkerset.x-k8s.io), or set the pool's spec.topology.multiNode to None"
+)
 ResourceT = TypeVar("ResourceT", bound=Resource)
 
 
@@ -54,7 +58,7 @@ def resolve(
         return Problem(moe.metadata, Reason.UNKNOWN_MODEL, model.message)
     if taken := taken_name(moe, objects):
         return Problem(moe.metadata, Reason.NAME_TAKEN, taken)
-    found, misfits = variants(moe, model, pools.values(), catalog)
+    found, misfits = runnable(*variants(moe, model, pools.values(), catalog), objects)
     if not found:
         why = (
             "; ".join(f"{m.pool}: {m.reason}" for m in misfits) or "there is no GPUPool: ask the platform team for one"
@@ -63,6 +67,18 @@ def resolve(
     return Resolved(
         moe, found, misfits, {v.name: revision(moe, v, pools[v.pool], settings) for v in found}, dict(pools)
     )
+
+
+def runnable(
+    found: tuple[ResolvedVariant, ...], misfits: tuple[Misfit, ...], objects: Objects
+) -> tuple[tuple[ResolvedVariant, ...], tuple[Misfit, ...]]:
+    """Without those whose kind of workload the cluster does not have."""
+    if objects.has_leaderworkersets:
+        return found, misfits
+    groups = tuple(
+        Misfit(v.pool, v.precision, NO_GROUPS.format(v.parallelism)) for v in found if v.parallelism.nodes > 1
+    )
+    return tuple(v for v in found if v.parallelism.nodes == 1), (*misfits, *groups)
 
 
 def taken_name(moe: MoEDeployment, objects: Objects) -> str:

@@ -94,6 +94,7 @@ def deployment(
                 concurrency=v.concurrency,
                 cold_start_seconds=v.cold_start_seconds,
                 minimum_billing_seconds=v.minimum_billing_seconds,
+                nodes_per_replica=v.parallelism.nodes,
             )
             for v in resolved.variants
         ),

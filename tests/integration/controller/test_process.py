@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from e2e.cluster import leaderworkersets
 from spillway.controller.lease import NAME
 from tests.integration.conftest import Kube as Server
 
@@ -95,3 +96,17 @@ async def test_who_loses_the_lease_ends_and_leaves_it_alone(place: Place) -> Non
         await wait_for(line(first, "leadership was lost: ending"), 60)
         assert await wait_for(first.wait(), 60) == 1
     assert holder(place) == "thief"
+
+
+async def test_leader_worker_sets_are_watched_from_when_the_cluster_has_them(place: Place) -> None:
+    released = json.loads(leaderworkersets.find_or_build().manifests.read_text())
+    (kind,) = [obj for obj in released if obj["metadata"]["name"].startswith("leaderworkersets.")]
+    del kind["spec"]["conversion"]  # there is one version, and no webhook here
+    async with operator(place, "first") as first:
+        await wait_for(line(first, "leading"), 60)
+        created = place.server.kubectl("create", "-f", "-", input=json.dumps(kind))
+        assert created.returncode == 0, created.stderr
+        await wait_for(line(first, "the cluster has LeaderWorkerSets"), 60)
+        place.server.kubectl("delete", "crd", kind["metadata"]["name"])
+        # Without them it starts anew; what it would have to do with one is no longer known.
+        assert await wait_for(first.wait(), 60) == 1

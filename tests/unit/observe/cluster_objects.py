@@ -81,10 +81,11 @@ def workload(
     refused: str = "",
     deployment: str = "glm-5",
     namespace: str = "chat",
+    kind: str = "Deployment",
 ) -> Object:
     conditions = [{"type": "ReplicaFailure", "status": "True", "message": refused}] if refused else []
     return {
-        "kind": "Deployment",
+        "kind": kind,
         "metadata": {
             "name": f"{deployment}-{variant}-{revision}",
             "namespace": namespace,
@@ -99,10 +100,25 @@ def workload(
     }
 
 
+def group(index: int, *members: Object, size: int = 2) -> list[Object]:
+    """Pods as one group of a LeaderWorkerSet, the leader first."""
+    for worker, member in enumerate(members):
+        lws = "leaderworkerset.sigs.k8s.io"
+        places = {f"{lws}/name": "r1", f"{lws}/group-index": str(index), f"{lws}/worker-index": str(worker)}
+        member["metadata"]["labels"] = member["metadata"]["labels"] | places
+        member["metadata"]["annotations"] = {f"{lws}/size": str(size)}
+    return list(members)
+
+
 def objects(*items: Object) -> Objects:
     found = Objects()
     for item in items:
         meta = item["metadata"]
-        store = {"Pod": found.pods, "Node": found.nodes, "Deployment": found.deployments}[item["kind"]]
+        store = {
+            "Pod": found.pods,
+            "Node": found.nodes,
+            "Deployment": found.deployments,
+            "LeaderWorkerSet": found.leaderworkersets,
+        }[item["kind"]]
         store[f"{meta['namespace']}/{meta['name']}" if "namespace" in meta else meta["name"]] = item
     return found

@@ -17,6 +17,7 @@ from tests.unit.observe.cluster_objects import (
     SCHEDULED,
     VARIANT,
     Object,
+    group,
     objects,
     pod,
     workload,
@@ -72,6 +73,53 @@ def test_replicas_are_the_deployments_own_pods_with_their_times() -> None:
     assert (ready.asked_at, ready.scheduled_at, ready.ready_at) == (at(ASKED), at(SCHEDULED), at(READY))
     assert (starting.scheduled_at, starting.ready_at, starting.in_flight) == (at(SCHEDULED), None, None)
     assert (waiting.scheduled_at, waiting.ready_at) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ([pod("r1-0", ready=True), pod("r1-0-1", ready=True)], Phase.READY),
+        ([pod("r1-0", ready=True), pod("r1-0-1")], Phase.STARTING),
+        ([pod("r1-0"), pod("r1-0-1", ready=True)], Phase.STARTING),
+        ([pod("r1-0"), pod("r1-0-1", node=None)], Phase.PENDING),
+        ([pod("r1-0", node=None), pod("r1-0-1")], Phase.PENDING),
+        # Its workers are created after it.
+        ([pod("r1-0")], Phase.PENDING),
+        # One that ends takes all with it.
+        ([pod("r1-0", ready=True), pod("r1-0-1", ready=True, deleted=True)], Phase.STOPPING),
+        ([pod("r1-0", ready=True, deleted=True), pod("r1-0-1", node=None)], Phase.STOPPING),
+        ([pod("r1-0", ready=True), pod("r1-0-1", phase="Failed")], Phase.STOPPING),
+    ],
+)
+def test_a_group_is_as_far_as_its_last_pod(members: list[Object], expected: Phase) -> None:
+    (found,) = cluster.replicas(moe(), objects(*group(0, *members)), {"chat/r1-0": 3})
+    assert (found.name, found.group, found.phase, found.in_flight) == ("r1-0", 0, expected, 3)
+    assert (found.ready_at is not None) == (expected is Phase.READY)
+
+
+def test_groups_are_told_apart_and_have_the_times_of_their_last_pod() -> None:
+    late = pod("r1-1-1", ready=True)
+    late["status"]["conditions"][0]["lastTransitionTime"] = READY
+    groups = [
+        *group(0, pod("r1-0", ready=True), pod("r1-0-1", node=None)),
+        *group(1, pod("r1-1", ready=True), late),
+    ]
+    found = cluster.replicas(moe(), objects(*groups, pod("single")), {})
+    assert [(r.name, r.group, r.phase) for r in found] == [
+        ("r1-0", 0, Phase.PENDING),
+        ("r1-1", 1, Phase.READY),
+        ("single", None, Phase.STARTING),
+    ]
+    assert [r.scheduled_at for r in found] == [None, at(READY), at(SCHEDULED)]
+
+
+def test_a_worker_whose_leader_is_gone_is_no_replica() -> None:
+    assert cluster.replicas(moe(), objects(*group(0, pod("r1-0"), pod("r1-0-1"))[1:]), {}) == ()
+
+
+def test_groups_are_asked_for_by_a_leader_worker_set() -> None:
+    asks = objects(workload(replicas=2, kind="LeaderWorkerSet"), workload(variant="h200-fp8-vllm"))
+    assert cluster.asked(moe(), asks) == (Asked(VARIANT, "abc", 2), Asked("h200-fp8-vllm", "abc", 1))
 
 
 def test_asked_is_what_the_own_workloads_say() -> None:
