@@ -53,7 +53,7 @@ def command(moe: MoEDeployment, variant: ResolvedVariant, settings: BuildSetting
     return Command(
         command=("python3", "-m", "sglang.launch_server"),
         args=(*args, *variant.args),
-        env=(),
+        env=variant.env,
         readiness_path="/ready",
         shared_memory="32Gi" if spread.data == 1 else "64Gi",  # llm-d gives it 64
     )

@@ -52,7 +52,7 @@ def command(moe: MoEDeployment, variant: ResolvedVariant, settings: BuildSetting
     return Command(
         command=_program(variant, role),
         args=(*args, *variant.args),
-        env=env,
+        env=(*env, *variant.env),
         readiness_path="/health",
         shared_memory="16Gi" if spread.data == 1 else "64Gi",  # 2–256 GiB in llm-d, 15 in LeaderWorkerSet's example
         address_variable=None if role is Role.WHOLE else "VLLM_HOST_IP",

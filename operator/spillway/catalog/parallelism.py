@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
-Strategy = Literal["Tensor", "TensorExpert", "DataExpert"]
+from spillway.api import Strategy
 
 _NOTATION = re.compile(r"(?:DP(?P<data>[1-9]\d{0,3})\+)?(?:TP(?P<tensor>[1-9]\d{0,3})\+?)?(?P<experts>EP)?")
 _NODES = re.compile(r" on ([2-9]|[1-9]\d{1,2}) nodes")

@@ -20,7 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spillway.api import Precision
-from spillway.catalog.facts import GpuFacts, ModelFacts, Throughput
+from spillway.catalog.gpus import GpuFacts
+from spillway.catalog.models import ModelFacts, Throughput
 
 PREFILL_EFFICIENCY = 0.05
 DECODE_EFFICIENCY = 1.7

@@ -100,7 +100,8 @@ def test_vllm_command_line() -> None:
     assert flag(obj, "--host") == "0.0.0.0" and flag(obj, "--port") == "8000"
     assert flag(obj, "--served-model-name") == "glm-5"
     assert flag(obj, "--tensor-parallel-size") == "4"
-    assert "--enable-expert-parallel" in container(obj)["args"]
+    assert "--enable-expert-parallel" not in container(obj)["args"]
+    assert "--enable-expert-parallel" in container(built(moe(model__name="deepseek-r1")))["args"]
     assert flag(obj, "--shutdown-timeout") == "60"
     assert flag(obj, "--max-model-len") == "65536"
     assert flag(obj, "--max-num-seqs") == "68"
@@ -115,7 +116,9 @@ def test_sglang_command_line() -> None:
     assert flag(obj, "--served-model-name") == "chat"
     assert flag(obj, "--host") == "0.0.0.0"
     assert "--enable-metrics" in container(obj)["args"]
-    assert flag(obj, "--tp-size") == flag(obj, "--ep-size") == "8"
+    assert flag(obj, "--tp-size") == "8" and "--ep-size" not in container(obj)["args"]
+    experts = built(moe(engine__name="SGLang", model__name="deepseek-r1"), pool("H200"))
+    assert flag(experts, "--tp-size") == flag(experts, "--ep-size") == "8"
     assert flag(obj, "--max-running-requests") == flag(obj, "--max-queued-requests") == "39"
     assert flag(obj, "--quantization") == "fp8"
 

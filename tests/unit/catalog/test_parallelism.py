@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillway.catalog import Parallelism, Strategy
+from spillway.api import Strategy
+from spillway.catalog import Parallelism
 
 
 @pytest.mark.parametrize(
