@@ -82,6 +82,9 @@ NEEDED = [
     Ask("update", "configmaps", SYSTEM, "spillway-ledger"),
     Ask("get", "configmaps", SYSTEM, "spillway-memory"),
     Ask("patch", "configmaps", SYSTEM, "spillway-memory"),
+    # controller/catalog_watch.py
+    Ask("list", "configmaps", SYSTEM, "spillway-catalog"),
+    Ask("watch", "configmaps", SYSTEM, "spillway-catalog"),
 ]
 
 FORBIDDEN = [
@@ -108,6 +111,7 @@ FORBIDDEN = [
     Ask("get", "configmaps", SYSTEM, "another"),
     Ask("list", "configmaps", SYSTEM),
     Ask("delete", "configmaps", SYSTEM, "spillway-ledger"),
+    *(Ask(verb, "configmaps", SYSTEM, "spillway-catalog") for verb in ("update", "patch", "delete")),
     *(Ask(verb, "configmaps", MODELS, "spillway-ledger") for verb in ("get", "create", "update", "patch")),
     Ask("update", "leases.coordination.k8s.io", SYSTEM, "another"),
     Ask("get", "leases.coordination.k8s.io", "kube-system", "kube-scheduler"),

@@ -58,6 +58,7 @@ class Reason:
     AS_EXPECTED = "AsExpected"
     INVALID_SPEC = "InvalidSpec"
     UNKNOWN_MODEL = "UnknownModel"
+    INVALID_CATALOG = "InvalidCatalog"
     NO_POOL_FITS = "NoPoolFits"
     NAME_TAKEN = "NameTaken"
     APPLY_REFUSED = "ApplyRefused"

@@ -13,6 +13,8 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
+from spillway.cli import catalog
+
 app = typer.Typer(
     name="spillway",
     no_args_is_help=True,
@@ -21,6 +23,7 @@ app = typer.Typer(
     help="Serves Mixture-of-Experts models on Kubernetes at the lowest cost that keeps the promise to users. "
     "Also installed as `kubectl spillway`.",
 )
+app.add_typer(catalog.app, name="catalog")
 
 ENV = "SPILLWAY_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -58,6 +61,9 @@ def operator(
         str, setting("DNS name of the gateway's Service.", "GATEWAY_HOST")
     ] = "spillway-gateway.spillway-system.svc.cluster.local",
     gateway_metrics_port: Annotated[int, setting("Metrics port of the gateways.", "GATEWAY_METRICS_PORT")] = 9902,
+    catalog_config_map: Annotated[
+        str, setting("ConfigMap beside the operator that is laid over the catalog.", "CATALOG_CONFIG_MAP")
+    ] = "spillway-catalog",
     tick_seconds: Annotated[float, setting("Time between two plans.", "TICK_SECONDS")] = 10.0,
     rate_window_seconds: Annotated[
         float, setting("Window of arrival rates; at least four scrape intervals.", "RATE_WINDOW_SECONDS")

@@ -46,7 +46,7 @@ class Brain:
     def __init__(
         self,
         objects: Objects,
-        catalog: Catalog,
+        catalog: Callable[[], Catalog],
         prometheus: Prometheus,
         treasury: Treasury,
         ads: AdsServer,
@@ -111,9 +111,9 @@ class Brain:
         pools = valid(GPUPool, self._objects.gpupools)
         providers = valid(ExternalProvider, self._objects.externalproviders)
         policies = valid(CostPolicy, self._objects.costpolicies)
-        build = self._settings.build()
+        build, catalog = self._settings.build(), self._catalog()
         found = {
-            key: resolve(obj, pools, self._objects, self._catalog, build)
+            key: resolve(obj, pools, self._objects, catalog, build)
             for key, obj in sorted(self._objects.moedeployments.items())
             if not obj["metadata"].get("deletionTimestamp")
         }

@@ -33,6 +33,11 @@ class Metrics:
             "Parts of the configuration that a gateway refused.",
             registry=self.registry,
         )
+        self.catalog_problems = Gauge(
+            "spillway_catalog_problems",
+            "Mistakes in the catalog's overlay; while there are any, the last good catalog is in force.",
+            registry=self.registry,
+        )
         for result in ("success", "error"):
             self.reconciles.labels(result)
         self._state = _State()

@@ -15,9 +15,10 @@ from kubernetes.aio import client, config
 from spillway.act.children import Children
 from spillway.act.events import EventRecorder
 from spillway.act.kube import Kube, KubeError
-from spillway.catalog import load
+from spillway.catalog import Catalog
 from spillway.controller import informer
 from spillway.controller.brain import Brain, Picture
+from spillway.controller.catalog_watch import CatalogWatch
 from spillway.controller.health import HealthServer
 from spillway.controller.lease import LeaderLease
 from spillway.controller.metrics import Metrics
@@ -175,10 +176,22 @@ class Operator:
             settings.bind_address, settings.ads_port, may_spill=lambda: self._lease.valid and treasury.fresh
         )
         recollection = Recollection(self._kube, settings.namespace)
-        catalog = load()
         children = Children(self._kube, self._objects, settings.build())
         events = EventRecorder(self._kube, settings.pod_name)
+        overlay = CatalogWatch(
+            client.CoreV1Api(self._api),
+            settings.namespace,
+            settings.catalog_config_map,
+            events,
+            self._metrics,
+            self._wake,
+        )
+
+        def catalog() -> Catalog:
+            return overlay.catalog
+
         reconciler = Reconciler(self._kube, self._objects, children, events, treasury, catalog, queue, self._metrics)
+        await overlay.read()
         await treasury.load()
         memory = await recollection.load()
 
@@ -195,6 +208,7 @@ class Operator:
                 treasury.run(self._stopped),
                 brain.run(self._stopped),
                 self._renew(ads),
+                overlay.run(),
                 *(reconciler.work() for _ in range(settings.workers)),
             ) as failed:
                 self._brain = brain

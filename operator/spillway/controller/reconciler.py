@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -57,7 +58,7 @@ class Reconciler:
         children: Children,
         events: EventRecorder,
         treasury: Treasury,
-        catalog: Catalog,
+        catalog: Callable[[], Catalog],
         queue: WorkQueue,
         metrics: Metrics,
     ) -> None:
@@ -118,7 +119,7 @@ class Reconciler:
             await self._write(plural, obj, dump(platform_status.of_invalid(KINDS[plural], invalid, obj, now)))
         elif plural == POOL and (pool := picture.pools.get(key)):
             planned = next((p for p in picture.plan.pools if p.name == key), None)
-            new = platform_status.of_pool(pool, self._objects, planned, self._catalog, now)
+            new = platform_status.of_pool(pool, self._objects, planned, self._catalog(), now)
             await self._write(plural, obj, dump(new))
         elif plural == PROVIDER and (provider := picture.providers.get(key)):
             spent = self._treasury.provider_usd_today(key)

@@ -24,6 +24,7 @@ class OperatorSettings(BaseModel):
     health_port: int = Field(default=8081, ge=0, le=65535)
     gateway_host: str = "spillway-gateway.spillway-system.svc.cluster.local"
     gateway_metrics_port: int = Field(default=9902, ge=1, le=65535)
+    catalog_config_map: str = Field(default="spillway-catalog", min_length=1, max_length=253)
     tick_seconds: float = Field(default=10.0, gt=0, le=300)
     rate_window_seconds: float = Field(default=60.0, gt=0)
     token_window_seconds: float = Field(default=300.0, gt=0)
