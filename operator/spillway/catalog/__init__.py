@@ -15,7 +15,7 @@ from spillway.catalog.memory import Footprint, footprint
 from spillway.catalog.models import PRECISIONS, CheckpointFacts, ModelFacts
 from spillway.catalog.parallelism import Parallelism
 from spillway.catalog.providers import OfferedModel, ProviderFacts
-from spillway.catalog.resolve import Misfit, ResolvedVariant, resolve, rules_for, variants
+from spillway.catalog.resolve import Misfit, ResolvedVariant, engine_problem, resolve, rules_for, variants
 from spillway.catalog.throughput import Rates, prior
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "ResolvedVariant",
     "Wish",
     "capability",
+    "engine_problem",
     "fit",
     "footprint",
     "load",

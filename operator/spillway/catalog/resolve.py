@@ -114,15 +114,15 @@ def resolve(
     name = pool.metadata.name
     if not pool.spec.allows(moe.metadata.namespace):
         return Misfit(name, precision, f"namespace {moe.metadata.namespace} is not in its allowedNamespaces")
-    if problem := _engine_problem(moe, model, precision, catalog):
+    engine = moe.spec.engine
+    facts = catalog.engines[engine.name]
+    engine_version = engine.version or facts.version
+    if problem := engine_problem(model, engine.name, engine_version, precision):
         return Misfit(name, precision, problem)
     gpu = pool_gpu(pool, catalog)
     if gpu is None:
         known = ", ".join(catalog.gpus)
         return Misfit(name, precision, f"GPU {pool.spec.gpu.product!r} is not in the catalog (there are: {known})")
-    engine = moe.spec.engine
-    facts = catalog.engines[engine.name]
-    engine_version = engine.version or facts.version
     rules = rules_for(catalog, model, engine.name, precision, gpu.facts.name, engine_version)
     args = (*arguments(rules), *engine.extra_args)
     max_model_len = engine.overrides.max_model_len
@@ -191,12 +191,12 @@ def _merged(misfits: Sequence[Misfit]) -> Misfit:
     return replace(misfits[0], precision=None, reason="; ".join(reasons))
 
 
-def _engine_problem(moe: MoEDeployment, model: ModelFacts, precision: Precision, catalog: Catalog) -> str | None:
-    engine = moe.spec.engine
-    facts = model.engines.get(engine.name)
+def engine_problem(model: ModelFacts, engine: EngineName, engine_version: str, precision: Precision) -> str | None:
+    """Words, if that version of the engine cannot run the model."""
+    facts = model.engines.get(engine)
     if facts is None:
-        return f"{model.name} runs on {', '.join(model.engines)}, not on {engine.name}"
-    used, least = engine.version or catalog.engines[engine.name].version, facts.minimum(precision)
-    if least is not None and version(used) < version(least):
-        return f"{model.name} needs {engine.name} {least} or newer, spec.engine.version is {used}"
+        return f"{model.name} runs on {', '.join(model.engines)}, not on {engine}"
+    least = facts.minimum(precision)
+    if least is not None and version(engine_version) < version(least):
+        return f"{model.name} needs {engine} {least} or newer, the version is {engine_version}: set spec.engine.version"
     return None

@@ -18,6 +18,7 @@ from spillway.catalog import (
     PoolGpu,
     Wish,
     capability,
+    engine_problem,
     fit,
     rules_for,
 )
@@ -86,6 +87,8 @@ def answers(question: Question, catalog: Catalog) -> list[Answer]:
 
 def _answer(question: Question, catalog: Catalog, gpu: GpuFacts, precision: Precision) -> Answer:
     model = question.model
+    if problem := engine_problem(model, question.engine, question.engine_version, precision):
+        return Answer(gpu, precision, None, recommended=False, why_not=problem, one_node="")
     rules = rules_for(catalog, model, question.engine, precision, gpu.name, question.engine_version)
     wish = Wish(
         model,

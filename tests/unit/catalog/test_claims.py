@@ -83,7 +83,7 @@ def test_what_the_claim_is_true_of_in_general() -> None:
     assert 3 * b300.flops["NVFP4"] / (8 * h100.flops["BF16"]) == pytest.approx(5.1, abs=0.1)
 
 
-def test_three_gpus_are_not_a_size_that_these_models_can_be_split_over() -> None:
+def test_three_gpus_cannot_be_a_tensor_parallel_group_of_these_models() -> None:
     gpu = CATALOG.gpus["B300"]
     pool = PoolGpu(gpu, gpu.memory_gb, capability(gpu.compute_capability), gpu.per_node)
     for model in CATALOG.models.values():

@@ -243,7 +243,7 @@ def test_a_model_outside_the_catalog_is_servable_by_its_profile() -> None:
     assert model.checkpoints["FP8"].dense_gigabytes == pytest.approx(1010 * 0.032)
     assert model.checkpoints["NVFP4"].dense_gigabytes == 24
     old = fit(moe(model={"name": "own", "profile": PROFILE, "sources": SOURCES}, engine__version="0.19.0"), B200)[1]
-    assert old[0].reason == "own needs vLLM 0.20.0 or newer, spec.engine.version is 0.19.0"
+    assert old[0].reason == "own needs vLLM 0.20.0 or newer, the version is 0.19.0: set spec.engine.version"
 
 
 def test_a_profile_and_the_catalog_exclude_each_other() -> None:
@@ -287,7 +287,7 @@ def test_a_closed_pool_is_no_candidate() -> None:
 def test_an_engine_that_is_too_old_is_no_candidate() -> None:
     fitting, misfits = fit(moe(engine__version="0.15.2"), B200)
     assert fitting == ()
-    assert misfits[0].reason == "glm-5 needs vLLM 0.16.0 or newer, spec.engine.version is 0.15.2"
+    assert misfits[0].reason == "glm-5 needs vLLM 0.16.0 or newer, the version is 0.15.2: set spec.engine.version"
 
 
 def test_engine_image_source_and_arguments() -> None:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillway.catalog import FILES, CatalogError, load, overlaid
+from spillway.api import MoEDeployment, parse
+from spillway.catalog import FILES, PRECISIONS, CatalogError, ModelFacts, load, overlaid
 
 NEW_MODEL = """
 kimi-k3:
@@ -116,6 +120,33 @@ def test_a_mistake_names_file_entry_field_value_and_fix(file: str, text: str, sa
 def test_every_mistake_is_told_at_once() -> None:
     found = problems(models="glm-5: {size: 3}\nglm-5.2: {context_length: none}", gpus="B200: {memory_gb: 0}")
     assert len(found) == 3
+
+
+def test_the_example_in_the_docs_is_taken_as_it_stands() -> None:
+    page = (Path(__file__).parents[3] / "docs/models.md").read_text(encoding="utf-8")
+    manifests = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    data = next(manifest["data"] for manifest in manifests if manifest.get("kind") == "ConfigMap")
+    catalog = overlaid(data)
+    assert str(catalog.models["own-moe"].parallelism["FP8"]["H100"]) == "TP32+EP on 4 nodes"
+    assert catalog.gpus["B200"].memory_gb == 178
+    profile = next(manifest["spec"] for manifest in manifests if "spec" in manifest)
+    moe = parse(MoEDeployment, {"metadata": {"name": "own", "namespace": "chat"}, "spec": profile})
+    assert isinstance(moe, MoEDeployment), moe
+    assert isinstance(load().model(moe), ModelFacts)
+
+
+def test_the_table_in_the_docs_is_the_catalog() -> None:
+    page = (Path(__file__).parents[3] / "docs/models.md").read_text(encoding="utf-8")
+    for model in load().models.values():
+        parameters = model.parameters_billion
+        sizes = ", ".join(f"{p} {model.checkpoints[p].gigabytes:.0f}" for p in PRECISIONS if p in model.checkpoints)
+        row = (
+            f"| `{model.name}` | {parameters.total:g}B, {parameters.active:g}B "
+            f"({100 * parameters.active / parameters.total:.1f} %) | {model.context_length:,} | {sizes} "
+            f"| {model.engines['vLLM'].minimum_version} |"
+        )
+        assert row in page, row
+        assert model.engines["SGLang"].minimum_version is None, "the page says that none is known"
 
 
 @given(
