@@ -246,6 +246,20 @@ def test_a_model_outside_the_catalog_is_servable_by_its_profile() -> None:
     assert old[0].reason == "own needs vLLM 0.20.0 or newer, the version is 0.19.0: set spec.engine.version"
 
 
+def test_experts_cannot_be_spread_over_more_gpus_than_there_are_experts() -> None:
+    few = {**PROFILE, "maxExpertParallel": 4}
+    choice = {"pool": "b200", "precision": "NVFP4", "parallelism": {"strategy": "TensorExpert", "tensor": 8}}
+    own = {"model": {"name": "own", "profile": few, "sources": SOURCES}}
+    misfits = fit(moe(placement__variants=[choice], **own), pool("b200", "B200"))[1]
+    assert "its experts can be spread over 4 GPUs at most, not over 8" in misfits[0].reason
+    assert "TP4+EP: 590 GB weights" in fit(moe(**own), pool("b200", "B200"))[1][0].reason, "so that it fits nowhere"
+
+
+def test_ranks_run_the_same_number_of_requests() -> None:
+    ranks = {"model__name": "deepseek-v3.2", "engine__overrides": {"maxNumSeqs": 12}}
+    assert fit(moe(**ranks), H200)[0][0].concurrency == 16, "2 on each of 8 ranks"
+
+
 def test_a_profile_and_the_catalog_exclude_each_other() -> None:
     both = CATALOG.model(moe(model={"name": "glm-5", "profile": PROFILE, "sources": SOURCES}))
     neither = CATALOG.model(moe(model={"name": "own"}))
