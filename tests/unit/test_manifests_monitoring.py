@@ -13,7 +13,7 @@ from e2e.cluster.prometheus import configuration
 from e2e.packaging.render import COMPONENTS, MANIFESTS, Object, render
 from spillway.controller.metrics import Metrics
 from spillway.gateway import metering
-from spillway.observe.traffic import queries
+from spillway.observe.traffic import Windows, queries
 
 DOCS = MANIFESTS.parent / "docs"
 RULES = next(iter(render(COMPONENTS / "prometheus-rules")))["spec"]
@@ -140,7 +140,7 @@ def existing() -> set[str]:
         suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
         names |= {family.name + suffix for suffix in suffixes}
     names |= {f"envoy_spillway_{name}" for name in re.findall(r'_counter\(f?"([a-z_{}]+)"', _source(metering))}
-    names |= {name for query in queries("1m", "5m").values() for name in re.findall(r"\benvoy_[a-z_]+", query)}
+    names |= {name for query in queries(Windows()).values() for name in re.findall(r"\benvoy_[a-z_]+", query)}
     return names | {"up"}
 
 

@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import spillway.cli.explain
 import spillway.controller.process  # noqa: F401 (the whole operator)
 from spillway.decide.placement import Choice, Need, solve
-from spillway.observe.traffic import Prometheus
+from spillway.observe.prometheus import Prometheus
+from spillway.observe.traffic import Windows, look
 
 _SAMPLE = {"metric": {"deployment": "chat/glm-5", "namespace": "", "pod": "p"}, "value": [0, "2.5"]}
 
@@ -32,8 +33,8 @@ def ask() -> float:
     """Requests per second of chat/glm-5, as the operator reads them."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        prometheus = Prometheus(f"http://127.0.0.1:{server.server_port}", 60, 300)
-        traffic = asyncio.run(prometheus.traffic())
+        prometheus = Prometheus(f"http://127.0.0.1:{server.server_port}")
+        traffic = asyncio.run(look(prometheus, Windows()))
         prometheus.close()
         server.shutdown()
     return traffic.of("chat/glm-5").requests_per_second

@@ -122,54 +122,53 @@ class EngineMetrics(Collector):
         return generate_latest(self._registry)
 
     def collect(self) -> Iterable[Metric]:
-        name = self._settings.served_names[0]
         if self._settings.engine == "vllm":
-            return vllm_families(self.totals, self._model, name)
-        return sglang_families(self.totals, self._model, name)
+            return vllm_families(self.totals, self._model, self._settings)
+        return sglang_families(self.totals, self._model, self._settings)
 
 
-def vllm_families(totals: Totals, model: EngineModel, model_name: str) -> list[Metric]:
+def vllm_families(totals: Totals, model: EngineModel, settings: Settings) -> list[Metric]:
     """vllm/v1/metrics/loggers.py; prefix caching is on in vLLM but nothing is ever a hit here."""
-    labels = {"model_name": model_name, "engine": "0"}
+    server = {"model_name": settings.served_names[0]}
+    ranks = _Ranks(server, settings)
     waiting = sum(s.n for s in model.waiting)
-
-    def counter(name: str, total: float, extra: Mapping[str, str] | None = None) -> Metric:
-        return _counter(name, {**labels, **(extra or {})}, total)
-
-    finished = _labelled_counter("vllm:request_success", labels, "finished_reason", _with_all(
-        totals.finished, ("stop", "length", "abort")))  # fmt: skip
-    rejected = _labelled_counter("vllm:admission_rejections", {"model_name": model_name}, "reason", _with_all(
-        totals.rejected, ("max_num_queued_reqs", "max_num_queued_tokens")))  # fmt: skip
     return [
-        _gauge("vllm:num_requests_running", labels, sum(s.n for s in model.running)),
-        _gauge("vllm:num_requests_waiting", labels, waiting),
-        _gauge("vllm:num_requests_waiting_by_reason", {**labels, "reason": "capacity"}, waiting),
-        _gauge("vllm:kv_cache_usage_perc", labels, model.kv_cache_usage),
-        counter("vllm:prompt_tokens", totals.prompt_tokens),
-        counter("vllm:prompt_tokens_cached", 0),
-        counter("vllm:generation_tokens", totals.generation_tokens),
-        counter("vllm:num_preemptions", 0),
-        counter("vllm:prefix_cache_queries", totals.prompt_tokens),
-        counter("vllm:prefix_cache_hits", 0),
-        finished,
-        rejected,
-        _histogram("vllm:time_to_first_token_seconds", labels, totals.ttft),
-        _histogram("vllm:inter_token_latency_seconds", labels, totals.token_gap),
-        _histogram("vllm:request_time_per_output_token_seconds", labels, totals.token_mean),
-        _histogram("vllm:e2e_request_latency_seconds", labels, totals.latency),
-        _histogram("vllm:request_queue_time_seconds", labels, totals.queue),
-        _histogram("vllm:request_inference_time_seconds", labels, totals.inference),
-        _histogram("vllm:request_prefill_time_seconds", labels, totals.prefill),
-        _histogram("vllm:request_decode_time_seconds", labels, totals.decode),
-        _histogram("vllm:request_prompt_tokens", labels, totals.prompt_size),
-        _histogram("vllm:request_generation_tokens", labels, totals.output_size),
+        ranks.gauge("vllm:num_requests_running", sum(s.n for s in model.running)),
+        ranks.gauge("vllm:num_requests_waiting", waiting),
+        ranks.gauge("vllm:num_requests_waiting_by_reason", waiting, {"reason": "capacity"}),
+        ranks.level("vllm:kv_cache_usage_perc", model.kv_cache_usage),
+        ranks.counter("vllm:prompt_tokens", totals.prompt_tokens),
+        ranks.counter("vllm:prompt_tokens_cached", 0),
+        ranks.counter("vllm:generation_tokens", totals.generation_tokens),
+        ranks.counter("vllm:num_preemptions", 0),
+        ranks.counter("vllm:prefix_cache_queries", totals.prompt_tokens),
+        ranks.counter("vllm:prefix_cache_hits", 0),
+        ranks.labelled_counter(
+            "vllm:request_success", "finished_reason", _with_all(totals.finished, ("stop", "length", "abort"))
+        ),
+        _labelled_counter(
+            "vllm:admission_rejections",
+            server,
+            "reason",
+            _with_all(totals.rejected, ("max_num_queued_reqs", "max_num_queued_tokens")),
+        ),
+        ranks.histogram("vllm:time_to_first_token_seconds", totals.ttft),
+        ranks.histogram("vllm:inter_token_latency_seconds", totals.token_gap),
+        ranks.histogram("vllm:request_time_per_output_token_seconds", totals.token_mean),
+        ranks.histogram("vllm:e2e_request_latency_seconds", totals.latency),
+        ranks.histogram("vllm:request_queue_time_seconds", totals.queue),
+        ranks.histogram("vllm:request_inference_time_seconds", totals.inference),
+        ranks.histogram("vllm:request_prefill_time_seconds", totals.prefill),
+        ranks.histogram("vllm:request_decode_time_seconds", totals.decode),
+        ranks.histogram("vllm:request_prompt_tokens", totals.prompt_size),
+        ranks.histogram("vllm:request_generation_tokens", totals.output_size),
     ]
 
 
-def sglang_families(totals: Totals, model: EngineModel, model_name: str) -> list[Metric]:
+def sglang_families(totals: Totals, model: EngineModel, settings: Settings) -> list[Metric]:
     """sglang/srt/observability/metrics_collector.py: scheduler series carry rank labels, tokenizer series do not."""
-    tokenizer = {"model_name": model_name, "engine_type": "unified"}
-    scheduler = {**tokenizer, "tp_rank": "0", "pp_rank": "0", "moe_ep_rank": "0"}
+    tokenizer = {"model_name": settings.served_names[0], "engine_type": "unified"}
+    schedulers = _Ranks(tokenizer, settings)
     usage = model.kv_cache_usage
     by_stream = (
         ("sglang:prompt_tokens", totals.prompt_by_stream),
@@ -182,15 +181,16 @@ def sglang_families(totals: Totals, model: EngineModel, model_name: str) -> list
     for (endpoint, status), count in sorted(totals.responses.items()):
         responses.add_metric((endpoint, str(status), "POST"), count)
     return [
-        _gauge("sglang:num_running_reqs", scheduler, sum(s.n for s in model.running)),
-        _gauge("sglang:num_queue_reqs", scheduler, sum(s.n for s in model.waiting)),
-        _gauge("sglang:token_usage", scheduler, usage),
-        _gauge("sglang:full_token_usage", scheduler, usage),
-        _gauge("sglang:num_used_tokens", scheduler, round(usage * model.capacity.kv_cache_tokens)),
-        _gauge("sglang:max_total_num_tokens", scheduler, model.capacity.kv_cache_tokens),
-        _gauge("sglang:gen_throughput", scheduler, 0.0 if model.idle else totals.tokens_per_second),
-        _gauge("sglang:cache_hit_rate", scheduler, 0.0),
-        _gauge("sglang:num_retracted_reqs", scheduler, 0),
+        schedulers.gauge("sglang:num_running_reqs", sum(s.n for s in model.running)),
+        schedulers.gauge("sglang:num_queue_reqs", sum(s.n for s in model.waiting)),
+        schedulers.level("sglang:token_usage", usage),
+        schedulers.level("sglang:full_token_usage", usage),
+        schedulers.gauge("sglang:num_used_tokens", round(usage * model.capacity.kv_cache_tokens)),
+        schedulers.gauge("sglang:max_total_num_tokens", model.capacity.kv_cache_tokens),
+        schedulers.level("sglang:gen_throughput", 0.0 if model.idle else totals.tokens_per_second / schedulers.parts),
+        schedulers.level("sglang:cache_hit_rate", 0.0),
+        schedulers.gauge("sglang:num_retracted_reqs", 0),
+        schedulers.counter("sglang:num_retracted_requests", 0),
         *(
             _labelled_counter(name, tokenizer, "is_streaming", {"True": counts[True], "False": counts[False]})
             for name, counts in by_stream
@@ -201,18 +201,64 @@ def sglang_families(totals: Totals, model: EngineModel, model_name: str) -> list
         _histogram("sglang:inter_token_latency_seconds", tokenizer, totals.token_gap),
         _histogram("sglang:request_time_per_output_token_seconds", tokenizer, totals.token_mean),
         _histogram("sglang:e2e_request_latency_seconds", tokenizer, totals.latency),
-        _histogram("sglang:queue_time_seconds", scheduler, totals.queue),
+        schedulers.histogram("sglang:queue_time_seconds", totals.queue),
     ]
+
+
+class _Ranks:
+    """Series with rank labels: whole numbers are dealt out evenly to the data parallel ranks, so that each rank's part
+    never falls while the total grows."""
+
+    def __init__(self, labels: Mapping[str, str], settings: Settings) -> None:
+        self.parts = len({rank.data_rank for rank in settings.ranks})
+        self._ranks = [({**labels, **rank.labels}, rank.data_rank) for rank in settings.ranks]
+
+    def gauge(self, name: str, total: int, extra: Mapping[str, str] | None = None) -> Metric:
+        return self._whole(GaugeMetricFamily, name, total, extra)
+
+    def counter(self, name: str, total: int) -> Metric:
+        return self._whole(CounterMetricFamily, name, total)
+
+    def level(self, name: str, value: float) -> Metric:
+        """The same on every rank."""
+        family = GaugeMetricFamily(name, name, labels=tuple(self._ranks[0][0]))
+        for labels, _ in self._ranks:
+            family.add_metric(tuple(labels.values()), value)
+        return family
+
+    def labelled_counter(self, name: str, label: str, counts: Mapping[str, int]) -> Metric:
+        family = CounterMetricFamily(name, name, labels=(*self._ranks[0][0], label))
+        for labels, data_rank in self._ranks:
+            for value, count in counts.items():
+                family.add_metric((*labels.values(), value), self._part(count, data_rank))
+        return family
+
+    def histogram(self, name: str, histogram: Histogram) -> Metric:
+        family = HistogramMetricFamily(name, name, labels=tuple(self._ranks[0][0]))
+        for labels, data_rank in self._ranks:
+            buckets = [(bound, float(self._part(int(count), data_rank))) for bound, count in histogram.buckets()]
+            family.add_metric(tuple(labels.values()), buckets=buckets, sum_value=histogram.total / self.parts)
+        return family
+
+    def _whole(
+        self,
+        kind: type[GaugeMetricFamily] | type[CounterMetricFamily],
+        name: str,
+        total: int,
+        extra: Mapping[str, str] | None = None,
+    ) -> Metric:
+        more = extra or {}
+        family = kind(name, name, labels=(*self._ranks[0][0], *more))
+        for labels, data_rank in self._ranks:
+            family.add_metric((*labels.values(), *more.values()), self._part(total, data_rank))
+        return family
+
+    def _part(self, total: int, data_rank: int) -> int:
+        return total // self.parts + (data_rank < total % self.parts)
 
 
 def _with_all(counts: Mapping[str, int], values: Iterable[str]) -> dict[str, int]:
     return {**dict.fromkeys(values, 0), **counts}
-
-
-def _gauge(name: str, labels: Mapping[str, str], value: float) -> Metric:
-    family = GaugeMetricFamily(name, name, labels=tuple(labels))
-    family.add_metric(tuple(labels.values()), value)
-    return family
 
 
 def _counter(name: str, labels: Mapping[str, str], value: float) -> Metric:

@@ -29,10 +29,19 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Rank:
+    """A process of the engine that exports metrics of its own: its labels, and of which data parallel rank it tells."""
+
+    labels: Mapping[str, str]
+    data_rank: int = 0
+
+
+@dataclass(frozen=True)
 class Settings:
     """`gpus` are those used in this pod. `shutdown_seconds` None: drain without limit. Limits of None: no limit.
 
     `group` None: one node. `headless`: no HTTP here.
+    The data parallel ranks of which `ranks` tell share the requests; several may tell of the same one.
     """
 
     engine: EngineName
@@ -50,6 +59,7 @@ class Settings:
     shutdown_seconds: float | None
     metrics: bool
     headless: bool
+    ranks: tuple[Rank, ...]
     group: Group | None = None
 
     @property

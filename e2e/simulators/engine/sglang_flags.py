@@ -9,6 +9,7 @@ from e2e.simulators.engine.arguments import Flag, choice, parser, real, refuse_u
 from e2e.simulators.engine.settings import (
     DEFAULT_MAX_MODEL_TOKENS,
     Group,
+    Rank,
     RefusedSettings,
     Settings,
     Surroundings,
@@ -144,6 +145,7 @@ def read(arguments: Sequence[str], around: Surroundings) -> Settings:
         metrics=parsed.enable_metrics,
         headless=(parsed.node_rank or 0) > 0,
         group=_group(parsed),
+        ranks=_schedulers(parsed),
     )
 
 
@@ -164,6 +166,33 @@ def _group(parsed: argparse.Namespace) -> Group | None:
     return Group(rank, nodes, host, int(port))
 
 
+def _schedulers(parsed: argparse.Namespace) -> tuple[Rank, ...]:
+    """Schedulers that export metrics: the first tensor rank of each data rank, or with a flag all of them.
+
+    metrics_collector.py: `dp_rank` is there only with data parallelism. The leader of several nodes tells of all ranks
+    here, as the simulated workers have no page; a real node tells of its own.
+    """
+    tensor, within = parsed.tp_size or 1, _attention_data_ranks(parsed)
+    data = max(within, parsed.dp_size or 1)
+    each = tensor // within  # DP attention splits the tensor ranks, plain data parallelism adds to them
+    expert_tensor = max(1, tensor // _expert_parallel(parsed))
+    found = []
+    for number in range(data * each):
+        data_rank, rank = divmod(number, each)
+        if rank and not parsed.enable_metrics_for_all_schedulers:
+            continue
+        tensor_rank = number if within > 1 else rank
+        labels = {"tp_rank": str(tensor_rank), "pp_rank": "0", "moe_ep_rank": str(tensor_rank // expert_tensor)}
+        found.append(Rank(labels | ({"dp_rank": str(data_rank)} if data > 1 else {}), data_rank))
+    return tuple(found)
+
+
+def _expert_parallel(parsed: argparse.Namespace) -> int:
+    """The all-to-all backends span every tensor rank: SGLang sets the expert size itself."""
+    spans_all = parsed.moe_a2a_backend not in {None, "none"}
+    return int((parsed.tp_size or 1) if spans_all else (parsed.ep_size or 1))
+
+
 def _check(parsed: argparse.Namespace, around: Surroundings) -> int:
     """The GPUs that the engine takes in this pod."""
     if parsed.config:
@@ -171,9 +200,7 @@ def _check(parsed: argparse.Namespace, around: Surroundings) -> int:
     tensor, pipeline, data = parsed.tp_size or 1, parsed.pp_size or 1, parsed.dp_size or 1
     if min(tensor, pipeline, data) < 1:
         raise RefusedSettings("AssertionError: parallel sizes must be at least 1")
-    # The all-to-all backends span every tensor rank: SGLang sets the expert size itself.
-    spans_all = parsed.moe_a2a_backend not in {None, "none"}
-    expert = tensor if spans_all else (parsed.ep_size or 1)
+    expert = _expert_parallel(parsed)
     if parsed.enable_eplb and expert <= 1:
         raise RefusedSettings("AssertionError: EPLB needs ep_size > 1")
     if tensor % expert:

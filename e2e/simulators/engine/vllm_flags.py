@@ -10,6 +10,7 @@ from e2e.simulators.engine.arguments import Flag, choice, parser, real, refuse_u
 from e2e.simulators.engine.settings import (
     DEFAULT_MAX_MODEL_TOKENS,
     Group,
+    Rank,
     RefusedSettings,
     Settings,
     Surroundings,
@@ -173,6 +174,10 @@ def read(arguments: Sequence[str], around: Surroundings) -> Settings:
     if not model:
         raise RefusedSettings("no model: `vllm serve MODEL` needs a model tag")
     gpus = _check(parsed, model, around)
+    # With a balancer outside, each API server tells of the engines beside it alone; else one tells of all.
+    outside = parsed.data_parallel_hybrid_lb or parsed.data_parallel_start_rank is not None
+    engines = ((parsed.data_parallel_size_local if outside else None) or parsed.data_parallel_size) or 1
+    first = (parsed.data_parallel_start_rank or 0) if outside else 0
     return Settings(
         engine="vllm",
         model=model,
@@ -190,6 +195,7 @@ def read(arguments: Sequence[str], around: Surroundings) -> Settings:
         metrics=True,
         headless=parsed.headless,
         group=_group(parsed),
+        ranks=tuple(Rank({"engine": str(first + number)}, number) for number in range(engines)),
     )
 
 

@@ -13,6 +13,7 @@ from spillway.api import (
     ConditionType,
     CostStatus,
     DecisionStatus,
+    LoadStatus,
     MoEDeploymentStatus,
     Reason,
     SpillStatus,
@@ -23,7 +24,7 @@ from spillway.api import (
 from spillway.build import endpoint, selector_text
 from spillway.decide.outcome import Decision, DeploymentPlan
 from spillway.decide.reasons import Code
-from spillway.decide.snapshot import Deployment, Phase
+from spillway.decide.snapshot import Deployment, EngineRates, Phase
 from spillway.observe.resolve import Problem, Resolved
 
 SPILL_MONEY_REASONS = (Reason.BUDGET_SPENT, Reason.NO_BUDGET, Reason.SUSPENDED)
@@ -104,6 +105,7 @@ def of_deployment(
         summary=f"{ready}/{plan.replicas}",
         revision=resolved.revisions.get(reference),
         variants=variants(seen, plan),
+        load=load(seen),
         spill=SpillStatus(
             active=plan.spill.allowed,
             reason=plan.spill.reason or Reason.AS_EXPECTED,
@@ -133,7 +135,11 @@ def spill_share(seen: Deployment) -> str:
     demand = seen.demand
     if demand is None or demand.requests_per_second <= 0:
         return "0"
-    share = min(1.0, demand.spilled_per_second / demand.requests_per_second)
+    return written_share(min(1.0, demand.spilled_per_second / demand.requests_per_second))
+
+
+def written_share(share: float) -> str:
+    """0 to 1 with two digits."""
     return f"{share:.2f}".rstrip("0").rstrip(".")
 
 
@@ -158,6 +164,39 @@ def variants(seen: Deployment, plan: DeploymentPlan) -> tuple[VariantStatus, ...
             )
         )
     return tuple(found)
+
+
+def load(seen: Deployment) -> tuple[LoadStatus, ...]:
+    """Load of the variants whose engines are known to Prometheus, rounded so that noise writes nothing."""
+    rates = {one.variant: one for one in seen.rates}
+    found = []
+    for variant in seen.variants:
+        known = [r for r in seen.replicas if r.variant == variant.name and r.in_flight is not None]
+        if not known:
+            continue
+        lately = rates.get(variant.name, EngineRates(variant.name))
+        waiting = sum(r.waiting or 0 for r in known)
+        found.append(
+            LoadStatus(
+                variant=variant.name,
+                running=sum(r.in_flight or 0 for r in known) - waiting,
+                waiting=waiting,
+                kv_use=written_share(min(1.0, sum(r.kv_use or 0.0 for r in known) / len(known))),
+                saturated=sum(r.saturated for r in known),
+                input_tokens_per_second=round(lately.input_tokens_per_second),
+                output_tokens_per_second=round(lately.output_tokens_per_second),
+                preemptions_per_minute=round(60 * lately.preemptions_per_second),
+                rejections_per_minute=round(60 * lately.rejections_per_second),
+                time_to_first_token_seconds=rounded(lately.time_to_first_token_seconds),
+                inter_token_latency_seconds=rounded(lately.inter_token_latency_seconds),
+            )
+        )
+    return tuple(found)
+
+
+def rounded(seconds: float | None) -> float | None:
+    """In milliseconds, which is finer than any histogram's buckets."""
+    return None if seconds is None else round(seconds, 3)
 
 
 def history(

@@ -13,6 +13,8 @@ from spillway.api.scalars import Count, Money, Seconds, SignedMoney, Timestamp
 
 MAX_DECISIONS = 10
 """How many of the last decisions the status keeps."""
+Share = Annotated[str, Field(max_length=8, pattern=r"^(0(\.[0-9]+)?|1(\.0+)?)$")]
+"""0 to 1, as a decimal string."""
 
 
 class VariantStatus(KubeModel):
@@ -36,6 +38,33 @@ class VariantStatus(KubeModel):
     """Time from asking for a replica to its first answer, as measured, or expected where nothing was measured yet."""
 
 
+class LoadStatus(KubeModel):
+    """Load of the engines of one variant, from their own metrics."""
+
+    variant: Annotated[str, Field(max_length=63)]
+    """POOL-PRECISION-ENGINE."""
+    running: Count
+    """Requests in the engines' batches."""
+    waiting: Count
+    """Requests that wait in the engines for a place in a batch."""
+    kv_use: Annotated[Share, Field(alias="kvCacheUse")]
+    """Share of the KV cache in use, 0 to 1, the mean of the replicas."""
+    saturated: Count
+    """Replicas at their limit: requests wait in them, or more than 0.8 of their KV cache is in use."""
+    input_tokens_per_second: Count
+    """Prompt tokens that the engines read."""
+    output_tokens_per_second: Count
+    """Tokens that the engines wrote."""
+    preemptions_per_minute: Count
+    """Requests that were pushed out of the KV cache and have to be computed again."""
+    rejections_per_minute: Count
+    """Requests that a full engine answered with 503; the gateway spills them."""
+    time_to_first_token_seconds: Annotated[Seconds | None, Field(alias="timeToFirstToken")] = None
+    """Time from a request's arrival at the engine to its first token, 95th percentile. Absent: no requests."""
+    inter_token_latency_seconds: Annotated[Seconds | None, Field(alias="interTokenLatency")] = None
+    """Time between two tokens of a stream, 95th percentile. Absent: no requests."""
+
+
 class SpillStatus(KubeModel):
     """What goes to external providers."""
 
@@ -43,7 +72,7 @@ class SpillStatus(KubeModel):
     """Whether requests may spill now."""
     reason: Annotated[str, Field(max_length=128)]
     """Why, as a code."""
-    share: Annotated[str, Field(max_length=8, pattern=r"^(0(\.[0-9]+)?|1(\.0+)?)$")] = "0"
+    share: Share = "0"
     """Share of the requests that spilled lately, 0 to 1."""
     cost_per_hour: Money
     """What spilled requests cost now, in US dollars per hour."""
@@ -100,6 +129,8 @@ class MoEDeploymentStatus(KubeModel):
     """Revision of the pods that Spillway brings up now."""
     variants: Annotated[tuple[VariantStatus, ...], Field(max_length=64), ListType("map", "name")] = ()
     """Replicas by variant."""
+    load: Annotated[tuple[LoadStatus, ...], Field(max_length=64), ListType("map", "variant")] = ()
+    """Load of the engines by variant; absent while it is not known."""
     spill: SpillStatus | None = None
     """What goes to external providers."""
     cost: CostStatus | None = None

@@ -70,6 +70,8 @@ def tell(moe: MoEDeployment, console: Console, now: datetime) -> None:
             console.print(said, soft_wrap=True)
     console.print()
     console.print(variants(status))
+    if status.load:
+        console.print(load(status))
     if status.cost is not None and status.spill is not None:
         console.print(
             f"GPUs ${status.cost.gpu_per_hour}/h, providers ${status.cost.external_per_hour}/h; "
@@ -109,6 +111,33 @@ def variants(status: MoEDeploymentStatus) -> Table:
             age(round(variant.cold_start_seconds)),
         )
     return table
+
+
+def load(status: MoEDeploymentStatus) -> Table:
+    table = Table(box=None, pad_edge=False)
+    headings = ("VARIANT", "RUNNING", "WAITING", "KV CACHE", "AT LIMIT", "TOKENS/S IN", "OUT", "FIRST TOKEN", "NEXT")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "VARIANT" else "right", no_wrap=True)
+    for one in status.load:
+        table.add_row(
+            one.variant,
+            str(one.running),
+            str(one.waiting),
+            f"{float(one.kv_use):.0%}",
+            str(one.saturated),
+            str(one.input_tokens_per_second),
+            str(one.output_tokens_per_second),
+            latency(one.time_to_first_token_seconds),
+            latency(one.inter_token_latency_seconds),
+        )
+    return table
+
+
+def latency(seconds: float | None) -> str:
+    """In milliseconds where that is short."""
+    if seconds is None:
+        return "-"
+    return f"{seconds:.1f}s" if seconds >= 1 else f"{seconds * 1000:.0f}ms"
 
 
 def age(seconds: int) -> str:

@@ -17,9 +17,10 @@ from spillway.controller.treasury import Treasury
 from spillway.decide import Memory, Plan, Snapshot, plan
 from spillway.gateway.ads import AdsServer
 from spillway.observe import Objects, Problem, Resolved, resolve, take
+from spillway.observe.prometheus import MetricsUnavailable, Prometheus
 from spillway.observe.resolve import valid
 from spillway.observe.snapshot import ProviderHealth
-from spillway.observe.traffic import MetricsUnavailable, Prometheus, Traffic
+from spillway.observe.traffic import Traffic, look
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ class Brain:
             return
         self._traffic_at = time.monotonic()
         try:
-            self._traffic = await self._prometheus.traffic()
+            self._traffic = await look(self._prometheus, self._settings.windows())
         except MetricsUnavailable as error:
             if not self._metrics_lost:
                 log.warning("no metrics: replicas are held", extra={"error": str(error)})

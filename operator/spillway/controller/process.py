@@ -29,7 +29,7 @@ from spillway.controller.treasury import Treasury
 from spillway.controller.workqueue import WorkQueue
 from spillway.gateway.ads import AdsServer
 from spillway.observe import Objects
-from spillway.observe.traffic import Prometheus
+from spillway.observe.prometheus import Prometheus
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ class Operator:
 
     async def _work(self) -> None:
         settings, queue = self._settings, WorkQueue()
-        prometheus = Prometheus(settings.prometheus_url, settings.rate_window_seconds, settings.token_window_seconds)
+        prometheus = Prometheus(settings.prometheus_url)
         treasury = Treasury(client.CoreV1Api(self._api), self._objects, settings, self._wake)
         # A leader that is not sure to lead, or does not see what is spent, renews nobody's permission to spend.
         ads = AdsServer(

@@ -152,7 +152,7 @@ class Reconciler:
             new = status.of_deployment(
                 resolved, seen, planned, before, untold, status.spill_usd_per_hour(seen, planned), now
             )
-            volatile = () if untold else ("spill", "cost")
+            volatile = () if untold else ("load", "spill", "cost")
             await self._write(MOE, obj, dump(new), volatile=volatile)
         except (KubeError, OSError, TimeoutError) as error:
             self._untold[key] = untold + self._untold.get(key, [])

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from spillway.build import BuildSettings
 from spillway.decide.snapshot import Settings as DecideSettings
 from spillway.ledger import Timing
+from spillway.observe.traffic import Windows
 
 
 class OperatorSettings(BaseModel):
@@ -59,6 +60,9 @@ class OperatorSettings(BaseModel):
             drain_seconds=self.drain_seconds,
             deregister_seconds=self.deregister_seconds,
         )
+
+    def windows(self) -> Windows:
+        return Windows(self.rate_window_seconds, self.token_window_seconds, self.metrics_stale_seconds)
 
     def build(self) -> BuildSettings:
         return BuildSettings(

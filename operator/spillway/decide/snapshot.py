@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 
+SATURATED_KV_USE = 0.8
+"""Above it a KV cache has no room for the growth of the requests that it holds (decisions.md §1)."""
+
 
 class Phase(StrEnum):
     """Where a replica is on its way from being asked for to serving."""
@@ -52,6 +55,13 @@ class Replica:
     ready_at: float | None = None
     in_flight: int | None = None  # running and waiting in the engine; None: not known
     group: int | None = None  # index of its group; None: a replica of one pod
+    waiting: int | None = None  # of those: for a place in the batch
+    kv_use: float | None = None  # share of the KV cache, 0 to 1, of the fullest data parallel rank
+
+    @property
+    def saturated(self) -> bool:
+        """Whether it works at its limit: one request more would wait, or push another out."""
+        return bool(self.waiting) or (self.kv_use is not None and self.kv_use > SATURATED_KV_USE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,19 @@ class Demand:
     refused_per_second: float = 0.0  # requests answered with 429 or 503 for want of capacity
     in_flight_external: float = 0.0
     age_seconds: float = 0.0  # of the newest sample
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRates:
+    """What the engines of one variant did lately; latencies are 95th percentiles, None without requests."""
+
+    variant: str
+    input_tokens_per_second: float = 0.0
+    output_tokens_per_second: float = 0.0
+    preemptions_per_second: float = 0.0  # requests pushed out of the KV cache, to be computed again
+    rejections_per_second: float = 0.0  # requests that a full engine answered with 503
+    time_to_first_token_seconds: float | None = None  # the engine's queue included
+    inter_token_latency_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +131,7 @@ class Deployment:
     asked: tuple[Asked, ...] = ()
     replicas: tuple[Replica, ...] = ()
     demand: Demand | None = None  # None: no metrics
+    rates: tuple[EngineRates, ...] = ()  # by variant; one that is absent served nothing
     providers: tuple[ProviderOption, ...] = ()
     policies: tuple[str, ...] = ()  # CostPolicies that select the namespace
     lease_seconds: float = 15.0  # how long the gateway may spill without word from us (ledger)

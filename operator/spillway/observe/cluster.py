@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from spillway.api import MoEDeployment
 from spillway.build import DEPLOYMENT_LABEL, REVISION_LABEL, VARIANT_LABEL
 from spillway.decide.snapshot import Asked, Phase, Replica
+from spillway.observe.load import PodLoad, together
 from spillway.observe.objects import Object, Objects, condition, key_of, seconds
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
@@ -26,8 +27,8 @@ def phase(pod: Object) -> Phase:
     return Phase.READY if ready and ready.get("status") == "True" else Phase.STARTING
 
 
-def replicas(moe: MoEDeployment, objects: Objects, in_flight: Mapping[str, int]) -> tuple[Replica, ...]:
-    """The deployment's pods, and its groups of pods. `in_flight`: requests in the engine, by namespace/pod."""
+def replicas(moe: MoEDeployment, objects: Objects, load: Mapping[str, PodLoad]) -> tuple[Replica, ...]:
+    """The deployment's pods, and its groups of pods. `load`: of the engines, by namespace/pod."""
     own = [
         pod
         for _, pod in sorted(objects.pods.items())
@@ -48,6 +49,7 @@ def replicas(moe: MoEDeployment, objects: Objects, in_flight: Mapping[str, int])
         group = [pod] if index is None else [pod, *workers.get(_group(pod), ())]
         where = _phase_of_all(group)
         scheduled, ready = [_since(one, "PodScheduled") for one in group], _since(pod, "Ready")
+        engine = together(load[key_of(one)] for one in group if key_of(one) in load)
         found.append(
             Replica(
                 name=meta["name"],
@@ -57,7 +59,9 @@ def replicas(moe: MoEDeployment, objects: Objects, in_flight: Mapping[str, int])
                 asked_at=seconds(meta.get("creationTimestamp")) or 0.0,
                 scheduled_at=None if where is Phase.PENDING or None in scheduled else max(filter(None, scheduled)),
                 ready_at=ready if where is Phase.READY else None,
-                in_flight=in_flight.get(key_of(pod)),
+                in_flight=engine.running + engine.waiting if engine else None,
+                waiting=engine.waiting if engine else None,
+                kv_use=engine.kv_use if engine else None,
                 group=None if index is None else int(index),
             )
         )

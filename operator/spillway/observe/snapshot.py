@@ -17,11 +17,12 @@ from spillway.decide.snapshot import (
 )
 from spillway.ledger import Pair
 from spillway.observe import cluster
+from spillway.observe.demand import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS
 from spillway.observe.money import Money
 from spillway.observe.objects import Objects
 from spillway.observe.pools import pool as observed_pool
 from spillway.observe.resolve import Resolved
-from spillway.observe.traffic import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS, Traffic
+from spillway.observe.traffic import Traffic
 
 SPENT = ("BudgetSpent", "RequestTooDear")  # the ledger's codes for money that is used up, to the last request
 DEFAULT_VALUE_FACTOR = 10  # a request is worth ten times its API price where no policy says otherwise
@@ -99,8 +100,9 @@ def deployment(
             for v in resolved.variants
         ),
         asked=cluster.asked(moe, objects),
-        replicas=cluster.replicas(moe, objects, traffic.in_flight if traffic else {}),
+        replicas=cluster.replicas(moe, objects, traffic.load if traffic else {}),
         demand=traffic.of(moe.key) if traffic else None,
+        rates=traffic.rates.get(moe.key, ()) if traffic else (),
         providers=options,
         policies=own_policies,
         lease_seconds=float(money.lease_seconds.get(moe.metadata.namespace, 15)),

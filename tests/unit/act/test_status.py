@@ -20,7 +20,7 @@ from spillway.api import (
 )
 from spillway.decide.outcome import Decision, DeploymentPlan, ProviderPlan, Refusal, SpillPlan
 from spillway.decide.reasons import Code
-from spillway.decide.snapshot import Demand, Deployment, Phase, Replica
+from spillway.decide.snapshot import Demand, Deployment, EngineRates, Phase, Replica
 from spillway.observe.resolve import Problem, Resolved
 from tests.unit.api.examples import example
 from tests.unit.decide.world import BLACKWELL, HOPPER, deployment
@@ -119,6 +119,38 @@ def test_counts_costs_and_summary() -> None:
     blackwell = status.variants[0]
     assert (blackwell.ready, blackwell.starting, blackwell.pending) == (1, 1, 1)
     assert blackwell.cost_per_hour == Decimal("50.40")
+
+
+def test_load_is_told_by_variant_and_only_where_it_is_known() -> None:
+    blackwell = [
+        Replica("a", BLACKWELL.name, "rev1", Phase.READY, 0.0, in_flight=12, waiting=0, kv_use=0.5),
+        Replica("b", BLACKWELL.name, "rev1", Phase.READY, 0.0, in_flight=20, waiting=4, kv_use=0.9),
+        Replica("c", BLACKWELL.name, "rev1", Phase.STARTING, 0.0),
+    ]
+    lately = EngineRates(BLACKWELL.name, 4000.4, 900.6, 0.1, 0.05, 1.23456, 0.0304)
+    (load,) = told(
+        deployment(replicas=(*blackwell, replica(9, Phase.STARTING, HOPPER.name)), rates=(lately,)), planned()
+    ).load
+    assert dump(load) == {
+        "variant": BLACKWELL.name,
+        "running": 28,
+        "waiting": 4,
+        "kvCacheUse": "0.7",
+        "saturated": 1,
+        "inputTokensPerSecond": 4000,
+        "outputTokensPerSecond": 901,
+        "preemptionsPerMinute": 6,
+        "rejectionsPerMinute": 3,
+        "timeToFirstToken": "1s235ms",
+        "interTokenLatency": "30ms",
+    }
+
+
+def test_an_idle_engine_has_a_load_without_latencies() -> None:
+    idle = Replica("a", BLACKWELL.name, "rev1", Phase.READY, 0.0, in_flight=0, waiting=0, kv_use=0.0)
+    (load,) = told(deployment(replicas=(idle,)), planned()).load
+    assert (load.running, load.kv_use, load.time_to_first_token_seconds) == (0, "0", None)
+    assert "timeToFirstToken" not in dump(load)
 
 
 def test_a_steady_deployment_writes_the_same_status_again() -> None:

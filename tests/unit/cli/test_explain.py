@@ -13,6 +13,7 @@ from spillway.api import (
     Condition,
     CostStatus,
     DecisionStatus,
+    LoadStatus,
     MoEDeployment,
     MoEDeploymentStatus,
     SpillStatus,
@@ -45,6 +46,21 @@ STATUS = MoEDeploymentStatus(
             gpus_per_replica=4,
             cost_per_hour=Decimal("33.60"),
             cold_start_seconds=372.0,
+        ),
+    ),
+    load=(
+        LoadStatus(
+            variant="blackwell-b200-nvfp4-vllm",
+            running=28,
+            waiting=4,
+            kv_use="0.72",
+            saturated=1,
+            input_tokens_per_second=4000,
+            output_tokens_per_second=900,
+            preemptions_per_minute=0,
+            rejections_per_minute=2,
+            time_to_first_token_seconds=1.24,
+            inter_token_latency_seconds=0.031,
         ),
     ),
     spill=SpillStatus(active=True, reason="ColdStartCover", share="0.25", cost_per_hour=Decimal("1.20")),
@@ -91,8 +107,9 @@ def test_the_whole_story() -> None:
         "6m12s",
     ):
         assert words in text
-    [row] = [line for line in text.splitlines() if line.startswith("blackwell-b200-nvfp4-vllm")]
+    row, load = [line for line in text.splitlines() if line.startswith("blackwell-b200-nvfp4-vllm")]
     assert row.split() == ["blackwell-b200-nvfp4-vllm", "2", "1", "1", "0", "4", "33.60", "6m12s"]
+    assert load.split() == ["blackwell-b200-nvfp4-vllm", "28", "4", "72%", "1", "4000", "900", "1.2s", "31ms"]
 
 
 def test_conditions_that_are_fine_are_left_out_and_brackets_are_text() -> None:

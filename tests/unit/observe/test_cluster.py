@@ -9,6 +9,7 @@ import pytest
 from spillway.api import MoEDeployment, parse
 from spillway.decide.snapshot import Asked, Phase
 from spillway.observe import cluster
+from spillway.observe.load import PodLoad, RankLoad
 from tests.unit.api.examples import example
 from tests.unit.observe.cluster_objects import (
     ASKED,
@@ -65,7 +66,7 @@ def test_replicas_are_the_deployments_own_pods_with_their_times() -> None:
             pod("no-variant", labels={"spillway.dev/deployment": "glm-5"}),
             pod("foreign", labels={}),
         ),
-        {"chat/ready": 7},
+        {"chat/ready": PodLoad({"0": RankLoad(5, 2, 0.5)}), "chat/foreign": PodLoad({"0": RankLoad(9, 9, 0.9)})},
     )
     assert [r.name for r in found] == ["ready", "starting", "waiting"]
     ready, starting, waiting = found
@@ -73,6 +74,36 @@ def test_replicas_are_the_deployments_own_pods_with_their_times() -> None:
     assert (ready.asked_at, ready.scheduled_at, ready.ready_at) == (at(ASKED), at(SCHEDULED), at(READY))
     assert (starting.scheduled_at, starting.ready_at, starting.in_flight) == (at(SCHEDULED), None, None)
     assert (waiting.scheduled_at, waiting.ready_at) == (None, None)
+    assert (ready.waiting, ready.kv_use, ready.saturated) == (2, 0.5, True)
+    assert (starting.waiting, starting.kv_use, starting.saturated) == (None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "kv_use", "saturated"), [(0, 0.8, False), (1, 0.1, True), (0, 0.81, True), (0, 0.0, False)]
+)
+def test_a_replica_is_saturated_when_requests_wait_or_its_cache_is_nearly_full(
+    waiting: int, kv_use: float, saturated: bool
+) -> None:
+    load = {"chat/a": PodLoad({"0": RankLoad(5, waiting, kv_use)})}
+    (found,) = cluster.replicas(moe(), objects(pod("a", ready=True)), load)
+    assert found.saturated is saturated
+
+
+def test_the_pods_of_a_group_are_one_load() -> None:
+    group = {cluster.SET_NAME_LABEL: "s", cluster.GROUP_INDEX_LABEL: "0"}
+    worker = OURS | group | {cluster.WORKER_INDEX_LABEL: "1"}
+    load = {"chat/leader": PodLoad({"0": RankLoad(5, 0, 0.4)}), "chat/worker": PodLoad({"1": RankLoad(4, 1, 0.9)})}
+    load |= {"search/worker": PodLoad({"2": RankLoad(9, 9, 0.9)})}
+    found = cluster.replicas(
+        moe(),
+        objects(
+            pod("leader", ready=True, labels=OURS | group),
+            pod("worker", ready=True, labels=worker),
+            pod("worker", ready=True, labels=worker, namespace="search"),
+        ),
+        load,
+    )
+    assert [(r.name, r.in_flight, r.waiting, r.kv_use) for r in found] == [("leader", 10, 1, 0.9)]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +123,7 @@ def test_replicas_are_the_deployments_own_pods_with_their_times() -> None:
     ],
 )
 def test_a_group_is_as_far_as_its_last_pod(members: list[Object], expected: Phase) -> None:
-    (found,) = cluster.replicas(moe(), objects(*group(0, *members)), {"chat/r1-0": 3})
+    (found,) = cluster.replicas(moe(), objects(*group(0, *members)), {"chat/r1-0": PodLoad({"0": RankLoad(2, 1, 0.5)})})
     assert (found.name, found.group, found.phase, found.in_flight) == ("r1-0", 0, expected, 3)
     assert (found.ready_at is not None) == (expected is Phase.READY)
 

@@ -79,6 +79,48 @@ def test_sglang_dialect() -> None:
     assert all(name.startswith("sglang:") for name in names)
 
 
+def total(samples: Samples, name: str) -> float:
+    return sum(number for (key, _), number in samples.items() if key == name)
+
+
+def ranks(samples: Samples, name: str, *labels: str) -> dict[tuple[str | None, ...], float]:
+    return {tuple(dict(own).get(label) for label in labels): n for (key, own), n in samples.items() if key == name}
+
+
+def test_vllm_has_one_series_for_each_data_parallel_engine() -> None:
+    samples, _ = page("vllm serve nvidia/GLM-5-NVFP4 --served-model-name glm-5 -dp 4 -ep")
+    assert ranks(samples, "vllm:num_requests_running", "engine") == {("0",): 3, ("1",): 3, ("2",): 2, ("3",): 2}
+    assert total(samples, "vllm:prompt_tokens_total") == 10_000
+    assert total(samples, "vllm:time_to_first_token_seconds_count") == 10
+    assert total(samples, "vllm:admission_rejections_total") == 3  # of the API server, not of an engine
+    assert set(ranks(samples, "vllm:kv_cache_usage_perc", "engine").values()) == {0.1}
+
+
+def test_vllm_behind_a_hybrid_balancer_tells_of_its_own_engines() -> None:
+    samples, _ = page("vllm serve m --data-parallel-hybrid-lb -dp 4 -dpl 2 -dpr 2 -ep")
+    assert ranks(samples, "vllm:num_requests_running", "engine") == {("2",): 5, ("3",): 5}
+
+
+def test_sglang_tells_of_each_data_rank_once() -> None:
+    command = "sglang serve --model-path m --enable-metrics --tp 8 --ep 8 --dp 4 --enable-dp-attention"
+    samples, _ = page(command)
+    labels = ("dp_rank", "tp_rank", "moe_ep_rank")
+    assert ranks(samples, "sglang:num_running_reqs", *labels) == {
+        ("0", "0", "0"): 3, ("1", "2", "2"): 3, ("2", "4", "4"): 2, ("3", "6", "6"): 2,
+    }  # fmt: skip
+    assert total(samples, "sglang:prompt_tokens_total") == 10_000
+
+
+def test_sglang_tells_of_a_data_rank_as_often_as_it_has_tensor_ranks_with_metrics_for_all_schedulers() -> None:
+    command = "sglang serve --model-path m --enable-metrics --tp 8 --attn-dp-size 4 --enable-metrics-for-all-schedulers"
+    samples, _ = page(command)
+    found = ranks(samples, "sglang:num_running_reqs", "dp_rank", "tp_rank")
+    assert sorted(found) == [(str(rank // 2), str(rank)) for rank in range(8)]
+    assert sum(found.values()) == 20
+    samples, _ = page("sglang serve --model-path m --enable-metrics --tp 2 --enable-metrics-for-all-schedulers")
+    assert ranks(samples, "sglang:num_running_reqs", "dp_rank", "tp_rank") == {(None, "0"): 10, (None, "1"): 10}
+
+
 def test_histogram_counts_at_most_the_bound() -> None:
     histogram = Histogram((1.0, 2.0))
     histogram.observe(1.0, 3)

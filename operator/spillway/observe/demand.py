@@ -1,0 +1,72 @@
+"""Demand of all deployments, from the gateways: counted when a request starts, so spilled and refused ones count.
+
+Tokens per request come from what was finished, over a longer window: the engines' own counters for what the replicas
+did, the gateways' for what providers did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from spillway.decide.snapshot import Demand
+from spillway.observe.prometheus import Answers, Sample
+
+Rates = dict[str, float]
+PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS = 1200.0, 200.0  # before the first finished request; chat traffic's means
+AGE = "age"
+
+
+def queries(window: str, long_window: str) -> dict[str, str]:
+    """PromQL by signal. Gateway series carry `deployment` as namespace/name."""
+    turned_away = 'served_by="none",code_class=~"4xx|5xx"'
+    billed = 'outcome=~"metered|unmetered"'
+    return {
+        AGE: "time() - max(timestamp(envoy_server_live))",
+        "arrivals": f"sum by (deployment) (rate(envoy_spillway_arrivals[{window}]))",
+        "spilled": f"sum by (deployment) (rate(envoy_spillway_egress_requests{{{billed}}}[{window}]))",
+        "refused": f"sum by (deployment) (rate(envoy_spillway_answers{{{turned_away}}}[{window}]))",
+        "local_answers": f'sum by (deployment) (rate(envoy_spillway_answers{{served_by="local"}}[{long_window}]))',
+        "spilled_long": f"sum by (deployment) (rate(envoy_spillway_egress_requests{{{billed}}}[{long_window}]))",
+        "spilled_input": f"sum by (deployment) (rate(envoy_spillway_egress_prompt_tokens[{long_window}]))",
+        "spilled_output": f"sum by (deployment) (rate(envoy_spillway_egress_completion_tokens[{long_window}]))",
+        "in_flight_external": (
+            'sum by (envoy_cluster_name) (envoy_cluster_upstream_rq_active{envoy_cluster_name=~"ext[|].+"})'
+        ),
+    }
+
+
+def by_deployment(samples: Iterable[Sample]) -> Rates:
+    """Sums by namespace/name."""
+    rates: Rates = {}
+    for sample in samples:
+        if key := sample.deployment:
+            rates[key] = rates.get(key, 0.0) + sample.value
+    return rates
+
+
+def demands(
+    answers: Answers, local_input: Mapping[str, float], local_output: Mapping[str, float], age_seconds: float
+) -> dict[str, Demand]:
+    """Demand of each deployment that any signal names. `local_input`, `local_output`: tokens per second that the
+    engines read and wrote over the long window, by deployment."""
+    signal = {name: by_deployment(samples) for name, samples in answers.items()}
+    external: Rates = {}
+    for sample in answers["in_flight_external"]:
+        key = sample.labels.get("envoy_cluster_name", "").rsplit("|", 1)[-1]
+        external[key] = external.get(key, 0.0) + sample.value
+    found = {}
+    for key in sorted(signal["arrivals"].keys() | signal["local_answers"].keys() | signal["spilled"].keys()):
+        finished = signal["local_answers"].get(key, 0.0) + signal["spilled_long"].get(key, 0.0)
+        tokens_in = local_input.get(key, 0.0) + signal["spilled_input"].get(key, 0.0)
+        tokens_out = local_output.get(key, 0.0) + signal["spilled_output"].get(key, 0.0)
+        known = finished > 0 and tokens_in > 0 and tokens_out > 0
+        found[key] = Demand(
+            requests_per_second=signal["arrivals"].get(key, 0.0),
+            input_tokens_per_request=tokens_in / finished if known else PRIOR_INPUT_TOKENS,
+            output_tokens_per_request=tokens_out / finished if known else PRIOR_OUTPUT_TOKENS,
+            spilled_per_second=signal["spilled"].get(key, 0.0),
+            refused_per_second=signal["refused"].get(key, 0.0),
+            in_flight_external=external.get(key, 0.0),
+            age_seconds=age_seconds,
+        )
+    return found
