@@ -41,14 +41,16 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One GPU and precision. ``why_not``: words where nothing fits. ``one_node``: why a replica needs several nodes."""
+    """One GPU and precision. ``why_not``: words where nothing fits; ``one_node``: why a replica needs several nodes;
+    ``passed_over``: why it is not what is recommended."""
 
     gpu: GpuFacts
     precision: Precision
     memory: Footprint | None
     recommended: bool
     why_not: str
-    one_node: str
+    one_node: str = ""
+    passed_over: str = ""
 
     def as_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"gpu": self.gpu.name, "precision": self.precision, "fits": self.memory is not None}
@@ -88,7 +90,7 @@ def answers(question: Question, catalog: Catalog) -> list[Answer]:
 def _answer(question: Question, catalog: Catalog, gpu: GpuFacts, precision: Precision) -> Answer:
     model = question.model
     if problem := engine_problem(model, question.engine, question.engine_version, precision):
-        return Answer(gpu, precision, None, recommended=False, why_not=problem, one_node="")
+        return Answer(gpu, precision, None, recommended=False, why_not=problem)
     rules = rules_for(catalog, model, question.engine, precision, gpu.name, question.engine_version)
     wish = Wish(
         model,
@@ -101,13 +103,17 @@ def _answer(question: Question, catalog: Catalog, gpu: GpuFacts, precision: Prec
     nodes = PoolGpu(gpu, gpu.memory_gb, capability(gpu.compute_capability), gpu.per_node, multi_node=True)
     found = fit(wish, nodes)
     if isinstance(found, str):
-        return Answer(gpu, precision, None, recommended=False, why_not=found, one_node="")
-    recommended = model.parallelism.get(precision, {}).get(gpu.name) == found.parallelism
-    one_node = ""
-    if found.parallelism.nodes > 1 and question.parallelism is None:
+        return Answer(gpu, precision, None, recommended=False, why_not=found)
+    recommended = model.parallelism.get(precision, {}).get(gpu.name)
+    taken = found.parallelism == recommended
+    one_node = passed_over = ""
+    if recommended is not None and not taken and question.parallelism is None:
+        other = fit(replace(wish, parallelism=recommended), nodes)
+        passed_over = other.replace(" is asked for", "", 1) if isinstance(other, str) else ""
+    elif found.parallelism.nodes > 1 and question.parallelism is None:
         alone = fit(wish, replace(nodes, multi_node=False))
         one_node = alone.partition("; TP")[0].partition("; DP")[0] if isinstance(alone, str) else ""
-    return Answer(gpu, precision, found, recommended, "", one_node)
+    return Answer(gpu, precision, found, taken, "", one_node, passed_over)
 
 
 def tell(question: Question, found: list[Answer]) -> None:
@@ -181,5 +187,7 @@ def _explain(answer: Answer) -> None:
         return
     spread = answer.memory.parallelism
     out.print(Padding(Text.assemble((f"{answer.precision} {spread}: ", "green"), answer.memory.words()), (0, 0, 0, 2)))
+    if answer.passed_over:
+        out.print(Padding(Text.assemble(("recommended, but too large: ", "dim"), answer.passed_over), (0, 0, 0, 4)))
     if answer.one_node:
         out.print(Padding(Text.assemble(("one node is not enough: ", "dim"), answer.one_node), (0, 0, 0, 4)))

@@ -87,6 +87,14 @@ def test_fit_explains_every_gpu() -> None:
     assert "one node is not enough: TP8+EP: 688 GB weights" in joined
 
 
+def test_fit_says_why_it_is_not_what_is_recommended() -> None:
+    text = words(output("fit", "glm-5.2", "--gpu", "H200", "--precision", "FP8"))
+    assert "FP8 TP16 on 2 nodes: 753 GB weights" in text
+    assert "recommended, but too large: TP8: 753 GB weights + 113 GB overhead + 400.1 GB KV cache" in text
+    assert "= 1266 GB > 8 × 141 GB × 0.92 = 1038 GB; 449,536 tokens of context would fit" in text
+    assert "recommended, but" not in output("fit", "glm-5.2", "--gpu", "H200", "--max-model-len", "449536")
+
+
 def test_fit_narrowed_down() -> None:
     found = parsed("fit", "deepseek-r1", "--gpu", "NVIDIA-B200", "--precision", "NVFP4")
     assert [(one["gpu"], one["precision"], one["gpus"], one["recommended"]) for one in found] == [
