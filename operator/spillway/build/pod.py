@@ -12,6 +12,7 @@ from spillway.build.labels import (
     ENGINE_PORT_NAME,
     GROUP_KEY_LABEL,
     Object,
+    pod_selector,
     replica_labels,
 )
 from spillway.build.settings import BuildSettings
@@ -42,7 +43,7 @@ def pod_template(
         "volumes": _volumes(command, claim),
     }
     if role is not Role.WHOLE:
-        spec["affinity"] = _together()
+        spec["affinity"] = _together(moe)
     return {
         "metadata": {
             "labels": replica_labels(moe, variant.name),
@@ -110,10 +111,11 @@ def _probe(path: str, period_seconds: int, failures: int) -> Object:
     }
 
 
-def _together() -> Object:
+def _together(moe: MoEDeployment) -> Object:
     """Pods of one group near each other: networks between GPUs do not cross a zone, and often not a building.
 
     The group's key is a label that LeaderWorkerSet gives each pod; `matchLabelKeys` (Kubernetes 1.33) takes its value.
+    The selector must not name the same label: the API server refuses such a pod, though not the LeaderWorkerSet.
     """
     return {
         "podAffinity": {
@@ -121,7 +123,7 @@ def _together() -> Object:
                 {
                     "weight": 100,
                     "podAffinityTerm": {
-                        "labelSelector": {"matchExpressions": [{"key": GROUP_KEY_LABEL, "operator": "Exists"}]},
+                        "labelSelector": {"matchLabels": pod_selector(moe.metadata.name)},
                         "matchLabelKeys": [GROUP_KEY_LABEL],
                         "topologyKey": "topology.kubernetes.io/zone",
                     },

@@ -157,7 +157,10 @@ def test_the_pods_of_a_group_keep_together_and_groups_apart_are_free() -> None:
     for role in ("leader", "worker"):
         template = part(group(TENSOR), role)["spec"]["template"]
         (near,) = template["spec"]["affinity"]["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
-        assert near["podAffinityTerm"]["matchLabelKeys"] == ["leaderworkerset.sigs.k8s.io/group-key"]
+        term = near["podAffinityTerm"]
+        assert term["matchLabelKeys"] == ["leaderworkerset.sigs.k8s.io/group-key"]
+        # A key in both is refused when the pod is created.
+        assert term["labelSelector"] == {"matchLabels": {"spillway.dev/deployment": owner().metadata.name}}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": template["spec"]}
         kubernetes_validate.validate(pod, "1.34", strict=True)
 
