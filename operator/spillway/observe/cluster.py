@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from spillway.api import MoEDeployment
 from spillway.build import DEPLOYMENT_LABEL, REVISION_LABEL, VARIANT_LABEL
@@ -29,13 +29,7 @@ def phase(pod: Object) -> Phase:
 
 def replicas(moe: MoEDeployment, objects: Objects, load: Mapping[str, PodLoad]) -> tuple[Replica, ...]:
     """The deployment's pods, and its groups of pods. `load`: of the engines, by namespace/pod."""
-    own = [
-        pod
-        for _, pod in sorted(objects.pods.items())
-        if pod["metadata"].get("namespace") == moe.metadata.namespace
-        and _labels(pod).get(DEPLOYMENT_LABEL) == moe.metadata.name
-        and VARIANT_LABEL in _labels(pod)
-    ]
+    own = [pod for _, pod in sorted(objects.pods.items()) if _is_of(moe, pod)]
     workers: dict[str, list[Object]] = {}
     for pod in own:
         if is_worker(pod):
@@ -65,12 +59,37 @@ def replicas(moe: MoEDeployment, objects: Objects, load: Mapping[str, PodLoad]) 
                 group=None if index is None else int(index),
             )
         )
-    return tuple(found)
+    return (*found, *_missing_groups(moe, objects))
+
+
+def _missing_groups(moe: MoEDeployment, objects: Objects) -> Iterator[Replica]:
+    """Groups that have been asked for and have no leader, not even one that waits for a node: a quota or an admission
+    rule may forbid it. No condition of the LeaderWorkerSet has the reason, but one has since when it has been trying.
+    """
+    for workload in objects.leaderworkersets.values():
+        meta, labels = workload["metadata"], _labels(workload)
+        if not _is_of(moe, workload) or meta.get("deletionTimestamp"):
+            continue
+        since, progressing = _since(workload, "Progressing"), condition(workload, "Progressing") or {}
+        if since is None or progressing.get("observedGeneration") != meta.get("generation"):
+            continue
+        for index in range(workload["spec"].get("replicas", 1)):
+            name = f"{meta['name']}-{index}"
+            if f"{meta['namespace']}/{name}" not in objects.pods:
+                revision = labels.get(REVISION_LABEL, "")
+                yield Replica(name, labels[VARIANT_LABEL], revision, Phase.PENDING, since, group=index)
 
 
 def is_worker(pod: Object) -> bool:
     """Whether it is a pod of a group that does not answer for it."""
     return _labels(pod).get(WORKER_INDEX_LABEL, "0") != "0"
+
+
+def _is_of(moe: MoEDeployment, obj: Object) -> bool:
+    """Whether it is one of the deployment's pods or workloads."""
+    labels = _labels(obj)
+    same_place = obj["metadata"].get("namespace") == moe.metadata.namespace
+    return same_place and labels.get(DEPLOYMENT_LABEL) == moe.metadata.name and VARIANT_LABEL in labels
 
 
 def _labels(obj: Object) -> dict[str, str]:
@@ -104,9 +123,7 @@ def asked(moe: MoEDeployment, objects: Objects) -> tuple[Asked, ...]:
     found = []
     for workload in objects.workloads():
         meta, labels = workload["metadata"], _labels(workload)
-        if meta.get("namespace") != moe.metadata.namespace or labels.get(DEPLOYMENT_LABEL) != moe.metadata.name:
-            continue
-        if VARIANT_LABEL not in labels or meta.get("deletionTimestamp"):
+        if not _is_of(moe, workload) or meta.get("deletionTimestamp"):
             continue
         failure = condition(workload, "ReplicaFailure")
         refused = failure.get("message", "") if failure and failure.get("status") == "True" else ""

@@ -148,6 +148,26 @@ def test_a_worker_whose_leader_is_gone_is_no_replica() -> None:
     assert cluster.replicas(moe(), objects(*group(0, pod("r1-0"), pod("r1-0-1"))[1:]), {}) == ()
 
 
+@pytest.mark.parametrize(
+    ("condition", "found"),
+    [
+        ({"status": "True", "observedGeneration": 3}, [0]),
+        ({"status": "True", "observedGeneration": 2}, []),  # of what was asked before
+        ({"status": "False", "observedGeneration": 3}, []),
+    ],
+)
+def test_a_group_that_nobody_may_create_waits_since_it_is_being_tried(condition: Object, found: list[int]) -> None:
+    asks = workload(replicas=2, kind="LeaderWorkerSet")
+    asks["metadata"] |= {"name": "r1", "generation": 3}
+    asks["status"] = {"conditions": [{"type": "Progressing", "lastTransitionTime": SCHEDULED} | condition]}
+    other = workload(deployment="glm-4", kind="LeaderWorkerSet")
+    there = group(1, pod("r1-1", ready=True), pod("r1-1-1", ready=True))
+    missing = [r for r in cluster.replicas(moe(), objects(asks, other, *there), {}) if r.name != "r1-1"]
+    assert [(r.name, r.group, r.phase, r.asked_at) for r in missing] == [
+        (f"r1-{index}", index, Phase.PENDING, at(SCHEDULED)) for index in found
+    ]
+
+
 def test_groups_are_asked_for_by_a_leader_worker_set() -> None:
     asks = objects(workload(replicas=2, kind="LeaderWorkerSet"), workload(variant="h200-fp8-vllm"))
     assert cluster.asked(moe(), asks) == (Asked(VARIANT, "abc", 2), Asked("h200-fp8-vllm", "abc", 1))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from spillway.api import GPUPool, Reason
 from spillway.build import BuildSettings
-from spillway.catalog import load
+from spillway.catalog import Parallelism, load
 from spillway.observe import Objects, Problem, Resolved, resolve
-from spillway.observe.resolve import valid
+from spillway.observe.resolve import runnable, valid
 from tests.unit.api.examples import example
 
 CATALOG = load()
@@ -70,6 +71,21 @@ def test_problems_name_field_value_and_way_out(
     assert found.metadata.generation == 2
     for word in words:
         assert word in found.message
+
+
+def test_a_replica_on_several_nodes_needs_leader_worker_sets() -> None:
+    found = tried(moe())
+    assert isinstance(found, Resolved)
+    (single,) = found.variants
+    group = replace(single, pool="hopper-h100", parallelism=Parallelism("TensorExpert", 16, nodes=2))
+    objects = Objects()
+    possible, misfits = runnable((single, group), (), objects)
+    assert possible == (single,)
+    assert [m.pool for m in misfits] == ["hopper-h100"]
+    for word in ("TP16+EP on 2 nodes", "install LeaderWorkerSet", "topology.multiNode"):
+        assert word in misfits[0].reason
+    objects.has_leaderworkersets = True
+    assert runnable((single, group), misfits, objects) == ((single, group), misfits)
 
 
 def service(*owners: Object) -> Objects:
