@@ -25,7 +25,7 @@ from e2e.cluster.cluster import Cluster
 from e2e.cluster.handle import ClusterHandle
 from e2e.cluster.kind.cluster import KindCluster
 from e2e.cluster.processes import Say
-from e2e.cluster.settings import DEFAULT_POOLS, SYSTEM_NAMESPACE, ClusterConfig, Provider
+from e2e.cluster.settings import DEFAULT_POOLS, H100_POOL, SYSTEM_NAMESPACE, ClusterConfig, Provider
 from e2e.load.generator import LoadRun, Target
 from e2e.load.schedule import Schedule
 from e2e.load.summary import Record, Summary
@@ -53,9 +53,9 @@ def providers() -> list[Provider]:
 
 
 def config() -> ClusterConfig:
-    """Cold starts of about ten seconds; nodes come within three."""
-    pools = [pool.model_copy(update={"provisioning_seconds": 3}) for pool in DEFAULT_POOLS]
-    return ClusterConfig(pools=pools, providers=providers(), loopback_prefix="auto")
+    """Cold starts of about ten seconds; nodes come within three. Replicas may take several H100 nodes."""
+    pools = [pool.model_copy(update={"provisioning_seconds": 3}) for pool in (*DEFAULT_POOLS, H100_POOL)]
+    return ClusterConfig(pools=pools, providers=providers(), loopback_prefix="auto", leader_worker_sets=True)
 
 
 def kind_config() -> ClusterConfig:
