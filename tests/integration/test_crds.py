@@ -53,6 +53,9 @@ def get(api: Kube, resource: str, name: str) -> Object:
     return found
 
 
+PRICE = {"input": "1", "output": "1"}
+TIER = {**PRICE, "aboveInputTokens": 1000}
+
 # Bounds that the schema states without CEL: patterns, enums, unique names.
 BOUNDS: list[tuple[str, dict[str, Any], str]] = [
     ("MoEDeployment", {"engine__name": "TGI"}, "Unsupported value"),
@@ -75,10 +78,13 @@ BOUNDS: list[tuple[str, dict[str, Any], str]] = [
     ("GPUPool", {"gpu__computeCapability": "ten"}, "should match"),
     ("ExternalProvider", {"baseURL": "https://user:key@example.com"}, "should match"),
     ("ExternalProvider", {"models": [ONE_MODEL, ONE_MODEL]}, "Duplicate value"),
+    ("ExternalProvider", {"models": [{**ONE_MODEL, "price": {**PRICE, "tiers": [TIER, TIER]}}]}, "Duplicate value"),
     ("ExternalProvider", {"models": []}, "should have at least 1 items"),
     ("ExternalProvider", {"credentials__key": "../other"}, "should match"),
     ("CostPolicy", {"budgets": [ONE_BUDGET, ONE_BUDGET]}, "Duplicate value"),
     ("CostPolicy", {"budgets": [{**ONE_BUDGET, "amount": "-1"}]}, "should match"),
+    ("CostPolicy", {"pacing": "Odd"}, "Unsupported value"),
+    ("CostPolicy", {"enforcement": "Audit"}, "Unsupported value"),
     ("CostPolicy", {"budgets": [{**ONE_BUDGET, "warnAt": [0]}]}, "should be greater than or equal to 1"),
 ]
 

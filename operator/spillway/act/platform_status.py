@@ -21,6 +21,7 @@ from spillway.api import (
     GPUPoolStatus,
     InvalidSpec,
     Reason,
+    stored_status,
 )
 from spillway.catalog import Catalog, pool_gpu
 from spillway.decide.outcome import PoolPlan
@@ -43,7 +44,7 @@ def of_invalid(
     now: datetime,
 ) -> PlatformStatus:
     """The object cannot be used as it is: say why; what was seen of it before stays."""
-    before: PlatformStatus = kind.status_model.model_validate(obj.get("status") or {})  # type: ignore[assignment]
+    before: PlatformStatus = stored_status(kind, obj)  # type: ignore[assignment]
     generation = invalid.metadata.generation
     conditions = ConditionSet(before.conditions, generation, now)
     conditions.set(ConditionType.READY, False, Reason.INVALID_SPEC, invalid.message)
@@ -86,6 +87,7 @@ def of_pool(pool: GPUPool, objects: Objects, plan: PoolPlan | None, catalog: Cat
         conditions.set(ConditionType.OUT_OF_CAPACITY, True, Reason.POOL_OUT_OF_CAPACITY, words)
     else:
         conditions.set(ConditionType.OUT_OF_CAPACITY, False, Reason.AS_EXPECTED, "gives what is asked for")
+    conditions.set_not_acted_on(pool)
     return GPUPoolStatus(
         observed_generation=pool.metadata.generation,
         precisions=gpu.precisions if gpu else (),
@@ -100,9 +102,15 @@ def of_pool(pool: GPUPool, objects: Objects, plan: PoolPlan | None, catalog: Cat
 
 
 def of_provider(
-    provider: ExternalProvider, blocked: tuple[str, str] | None, failing: str, spent_today: Decimal, now: datetime
+    provider: ExternalProvider,
+    blocked: tuple[str, str] | None,
+    failing: str,
+    error_rate: float | None,
+    spent_today: Decimal,
+    now: datetime,
 ) -> ExternalProviderStatus:
-    """`blocked`: reason and words of why it is not tried at all; `failing`: words if most of its requests fail."""
+    """`blocked`: reason and words of why it is not tried at all; `failing`: words if most of its requests fail;
+    `error_rate`: share of the last minute's requests that failed, None without requests."""
     conditions = ConditionSet(provider.status.conditions, provider.metadata.generation, now)
     if provider.spec.suspend:
         conditions.set(ConditionType.READY, False, Reason.SUSPENDED, "spec.suspend is true: nothing is sent there")
@@ -122,9 +130,11 @@ def of_provider(
     else:
         words = f"the gateways hold key {provider.spec.credentials.key!r} of Secret spillway-provider-keys"
         conditions.set(ConditionType.CREDENTIALS, True, Reason.KEY_PRESENT, words)
+    conditions.set_not_acted_on(provider)
     return ExternalProviderStatus(
         observed_generation=provider.metadata.generation,
         spent_today=spent_today.quantize(CENTS),
+        error_rate=None if error_rate is None else round(error_rate, 2),
         conditions=conditions.conditions,
     )
 
@@ -147,6 +157,12 @@ def of_policy(
         conditions.set(ConditionType.WITHIN_BUDGET, False, Reason.BUDGET_SPENT, words)
     else:
         conditions.set(ConditionType.WITHIN_BUDGET, True, Reason.AS_EXPECTED, "all budgets hold")
+    if ends := [(s.name, s.exhausted_at) for s in statements if s.exhausted_at]:
+        when = "; ".join(f"{name}: {at:%Y-%m-%d %H}:00 UTC" for name, at in ends)  # by the hour, so as to stand still
+        conditions.set(ConditionType.FORECAST, False, Reason.RUNS_OUT, f"at today's burn the money lasts until {when}")
+    else:
+        conditions.set(ConditionType.FORECAST, True, Reason.LASTS, "at today's burn all budgets last their periods")
+    conditions.set_not_acted_on(policy)
     return CostPolicyStatus(
         observed_generation=policy.metadata.generation,
         budgets=tuple(_budget(s, grants.get((policy.metadata.name, s.name))) for s in statements),

@@ -16,9 +16,12 @@ from spillway.api import (
     LoadStatus,
     MoEDeploymentStatus,
     Reason,
+    Resource,
     SpillStatus,
     VariantStatus,
     find_condition,
+    not_acted_on,
+    not_acted_on_words,
     set_condition,
 )
 from spillway.build import endpoint, selector_text
@@ -49,6 +52,13 @@ class ConditionSet:
             self._generation,
             self._now,
         )
+
+    def set_not_acted_on(self, obj: Resource) -> None:
+        """NotActedOn: fields that the owner set in vain. Absent where there never were any."""
+        if paths := not_acted_on(obj):
+            self.set(ConditionType.NOT_ACTED_ON, True, Reason.NOT_YET, not_acted_on_words(paths))
+        elif find_condition(self.conditions, ConditionType.NOT_ACTED_ON):
+            self.set(ConditionType.NOT_ACTED_ON, False, Reason.ACTED_ON, "this version acts on all that spec asks for")
 
 
 def usd(amount: float) -> Decimal:
@@ -277,6 +287,7 @@ def conditions(
         told.set(ConditionType.PAUSED, True, reason, "replicas are held; remove the annotation to go on")
     elif find_condition(before, ConditionType.PAUSED):
         told.set(ConditionType.PAUSED, False, Reason.AS_EXPECTED, "replicas follow the plan")
+    told.set_not_acted_on(moe)
     return told.conditions
 
 

@@ -15,6 +15,7 @@ from spillway.api.costpolicy import (
     CostPolicyStatus,
     DeploymentSpend,
 )
+from spillway.api.effect import not_acted_on, not_acted_on_words
 from spillway.api.engine import EngineName
 from spillway.api.externalprovider import (
     ExternalProvider,
@@ -40,10 +41,22 @@ from spillway.api.moedeployment_status import (
     LoadStatus,
     MoEDeploymentStatus,
     SpillStatus,
+    VariantCapacity,
     VariantStatus,
 )
 from spillway.api.placement import Strategy, WantedParallelism, WantedVariant
-from spillway.api.resource import API_VERSION, GROUP, VERSION, Definition, InvalidSpec, Metadata, Resource, dump, parse
+from spillway.api.resource import (
+    API_VERSION,
+    GROUP,
+    VERSION,
+    Definition,
+    InvalidSpec,
+    Metadata,
+    Resource,
+    dump,
+    parse,
+    stored_status,
+)
 
 KINDS: tuple[type[Resource], ...] = (MoEDeployment, GPUPool, ExternalProvider, CostPolicy)
 
@@ -95,12 +108,16 @@ __all__ = [
     "SpillStatus",
     "Strategy",
     "TokenPrice",
+    "VariantCapacity",
     "VariantStatus",
     "WantedParallelism",
     "WantedVariant",
     "dump",
     "find_condition",
+    "not_acted_on",
+    "not_acted_on_words",
     "parse",
     "set_condition",
+    "stored_status",
     "without_condition",
 ]

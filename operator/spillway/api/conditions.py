@@ -50,6 +50,8 @@ class ConditionType:
     OUT_OF_CAPACITY = "OutOfCapacity"
     HEALTHY = "Healthy"
     CREDENTIALS = "Credentials"
+    FORECAST = "Forecast"
+    NOT_ACTED_ON = "NotActedOn"
 
 
 class Reason:
@@ -88,6 +90,10 @@ class Reason:
     PROVIDER_ANSWERS = "ProviderAnswers"
     UNKNOWN_GPU = "UnknownGPU"
     NO_NODES = "NoNodes"
+    LASTS = "Lasts"
+    RUNS_OUT = "RunsOut"
+    NOT_YET = "NotYet"
+    ACTED_ON = "ActedOn"
 
 
 def find_condition(conditions: Iterable[Condition], type: str) -> Condition | None:

@@ -11,11 +11,13 @@ from spillway.api.conditions import Conditions
 from spillway.api.markers import Keywords, ListType, cel, model_rules
 from spillway.api.resource import Column, Definition, KubeModel, Resource
 from spillway.api.rules import NAME_RULE, NamespaceName, Namespaces, TimeZone
-from spillway.api.scalars import Money, PositiveMoney, SignedMoney, Timestamp
+from spillway.api.scalars import Money, PositiveMoney, Share, SignedMoney, Timestamp
 
 Period = Literal["Day", "Month"]
 Scope = Literal["External", "GPU", "Total"]
 AtLimit = Literal["StopSpill", "StopSpillAndScaleToFloor"]
+Pacing = Literal["Even", "None"]
+Enforcement = Literal["Enforce", "DryRun"]
 Percent = Annotated[int, Field(ge=1, le=100), Keywords(format="int32")]
 
 
@@ -52,6 +54,17 @@ class PolicySelector(KubeModel):
         return self
 
 
+class TopUp(KubeModel):
+    """More money for a budget, kept as history."""
+
+    amount: PositiveMoney
+    """What is added to the budget's amount, in US dollars."""
+    reason: Annotated[str, Field(min_length=1, max_length=256)]
+    """Why, for those who read it later."""
+    until: Timestamp
+    """When it ends, such as 2026-12-01T00:00:00Z; it counts in each period that begins before."""
+
+
 class Budget(KubeModel):
     """An amount for a period."""
 
@@ -67,6 +80,18 @@ class Budget(KubeModel):
     """Percentages of the amount at which an event warns. Default: 50, 80, 95."""
     at_limit: AtLimit = "StopSpill"
     """At the limit: StopSpill, or StopSpillAndScaleToFloor (minReplicas). Default: StopSpill."""
+    top_ups: Annotated[tuple[TopUp, ...], Field(max_length=32), ListType("atomic")] = ()
+    """More money for a time. Default: none."""
+
+
+class PolicySpill(KubeModel):
+    """Limits of spill below the budgets."""
+
+    max_share: Share | None = None
+    """Largest share of the tokens of the trailing hour that a deployment may spill while a replica is ready, 0 to 1.
+    Default: no limit."""
+    max_per_hour: PositiveMoney | None = None
+    """Most that the namespaces together may spend on spill, in US dollars per hour. Default: no limit."""
 
 
 class CostPolicySpec(KubeModel):
@@ -76,15 +101,24 @@ class CostPolicySpec(KubeModel):
     """Which namespaces the policy covers."""
     suspend: bool = False
     """True: no external spend for these namespaces, within seconds. Default: false."""
+    max_floor_gpus: Annotated[int, Field(ge=0, le=100_000), Keywords(format="int32")] | None = None
+    """Most GPUs that minReplicas of these namespaces may hold together. Default: no limit."""
     time_zone: TimeZone = "UTC"
     """IANA time zone that days and months are counted in, for example Europe/Berlin. Default: UTC."""
     budgets: Annotated[tuple[Budget, ...], Field(min_length=1, max_length=16), ListType("map", "name")]
     """Budgets; each must allow a request before it spills."""
+    pacing: Pacing | None = None
+    """Even: spend is held back where it runs ahead of an even pace over the period. None: spent as it comes. Default:
+    None."""
+    spill: PolicySpill = PolicySpill()
+    """Limits of spill below the budgets."""
     value_per_request: PositiveMoney | None = None
     """What serving one request is worth, in US dollars: never pay more. Default: 10 times the provider's list price."""
     when_operator_lost: Literal["LeaseOnly", "StopAtOnce"] = "LeaseOnly"
     """Without the operator: LeaseOnly goes on spilling as long as the budget surely lasts, at most an hour;
     StopAtOnce stops within 15 s. Default: LeaseOnly."""
+    enforcement: Enforcement = "Enforce"
+    """Enforce: budgets stop what they do not cover. DryRun: what they would stop is only reported. Default: Enforce."""
 
     def selects(self, namespace: str, labels: Mapping[str, str]) -> bool:
         """Whether the policy covers a namespace with these labels: named, or all labels match."""
@@ -163,7 +197,7 @@ class CostPolicyStatus(KubeModel):
     summary: BudgetSummary | None = None
     """The same for people, as `kubectl get` shows it."""
     conditions: Conditions = ()
-    """Ready, WithinBudget."""
+    """Ready, WithinBudget, Forecast."""
 
 
 class CostPolicy(Resource):
@@ -182,6 +216,7 @@ class CostPolicy(Resource):
             Column("Left($)", ".status.summary.remaining", "Left to spend, by budget."),
             Column("Burn($/h)", ".status.summary.burnPerHour", "Spent per hour lately, by budget."),
             Column("WithinBudget", '.status.conditions[?(@.type=="WithinBudget")].status', "Whether all budgets hold."),
+            Column("Forecast", '.status.conditions[?(@.type=="Forecast")].reason', "Whether they last the period."),
             Column("Suspended", ".spec.suspend", "Whether external spend is stopped by hand."),
             Column("Age", ".metadata.creationTimestamp", "Time since creation.", type="date"),
             Column("Message", '.status.conditions[?(@.type=="WithinBudget")].message', "In words.", wide=True),

@@ -10,7 +10,7 @@ from spillway.api.conditions import Conditions
 from spillway.api.markers import Keywords, ListType, cel, model_rules
 from spillway.api.resource import Column, Definition, KubeModel, Resource
 from spillway.api.rules import NAME_RULE, Namespaces, SecretKeyName
-from spillway.api.scalars import Money, PositiveMoney
+from spillway.api.scalars import Factor, Latency, Money, PositiveMoney, Seconds, Share
 
 
 class Credentials(KubeModel):
@@ -24,6 +24,21 @@ class Credentials(KubeModel):
     """What stands before the key in the header. Default: "Bearer "."""
 
 
+class PriceTier(KubeModel):
+    """Prices of requests with long prompts, in US dollars per million tokens."""
+
+    above_input_tokens: Annotated[int, Field(ge=1, le=10_485_760), Keywords(format="int32")]
+    """Prompt length above which a whole request costs this, in tokens."""
+    input: PositiveMoney
+    """Prompt tokens, in US dollars per million."""
+    cached_input: Money | None = None
+    """Prompt tokens that the provider had cached, in US dollars per million. Default: the price of input."""
+    cache_write: Money | None = None
+    """Prompt tokens that the provider writes to its cache, in US dollars per million. Default: the price of input."""
+    output: PositiveMoney
+    """Completion tokens, in US dollars per million."""
+
+
 class TokenPrice(KubeModel):
     """Prices in US dollars per million tokens."""
 
@@ -31,8 +46,12 @@ class TokenPrice(KubeModel):
     """Prompt tokens, in US dollars per million."""
     cached_input: Money | None = None
     """Prompt tokens that the provider had cached, in US dollars per million. Default: the price of input."""
+    cache_write: Money | None = None
+    """Prompt tokens that the provider writes to its cache, in US dollars per million. Default: the price of input."""
     output: PositiveMoney
     """Completion tokens, in US dollars per million."""
+    tiers: Annotated[tuple[PriceTier, ...], Field(max_length=8), ListType("map", "aboveInputTokens")] = ()
+    """Other prices for requests with long prompts; the highest tier that a prompt exceeds counts. Default: none."""
 
 
 class ProviderModel(KubeModel):
@@ -41,10 +60,15 @@ class ProviderModel(KubeModel):
     model_config = ConfigDict(
         json_schema_extra=model_rules(
             cel(
+                "!has(self.price.tiers) || self.price.tiers.all(tier, tier.aboveInputTokens < self.contextLength)",
+                "aboveInputTokens of a tier must be less than contextLength",
+                field=".price.tiers",
+            ),
+            cel(
                 "self.maxOutputTokens <= self.contextLength",
                 "maxOutputTokens must not be more than contextLength",
                 field=".maxOutputTokens",
-            )
+            ),
         )
     )
 
@@ -60,6 +84,9 @@ class ProviderModel(KubeModel):
         tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=32), ListType("set")
     ] = ()
     """Request fields that the provider would refuse and that are removed, such as top_k. Default: none."""
+    verbosity: Factor | None = None
+    """Tokens of its answers relative to those of the self-hosted model for the same task, for example 1.2. Default:
+    1, until measured."""
 
     @model_validator(mode="after")
     def _answer_within_context(self) -> ProviderModel:
@@ -68,12 +95,22 @@ class ProviderModel(KubeModel):
                 f"maxOutputTokens is {self.max_output_tokens} and contextLength is {self.context_length}: "
                 "lower maxOutputTokens"
             )
+        for tier in self.price.tiers:
+            if tier.above_input_tokens >= self.context_length:
+                raise ValueError(
+                    f"price.tiers has aboveInputTokens {tier.above_input_tokens} and contextLength is "
+                    f"{self.context_length}: no request is that long, lower it or remove the tier"
+                )
         return self
 
 
 class ProviderLimits(KubeModel):
     """What the provider takes."""
 
+    requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000_000), Keywords(format="int32")] | None = None
+    """Requests that begin in a minute, over all deployments. Default: no limit."""
+    tokens_per_minute: Annotated[int, Field(ge=1, le=1_000_000_000_000), Keywords(format="int64")] | None = None
+    """Prompt and completion tokens in a minute, over all deployments. Default: no limit."""
     concurrent: Annotated[int, Field(ge=1, le=100_000), Keywords(format="int32")] = 64
     """Requests in flight at once, over all deployments. Default: 64."""
 
@@ -94,6 +131,17 @@ class ProviderTls(KubeModel):
     """Name that the certificate must carry. Default: the host of baseURL."""
     insecure: bool = False
     """Allow an http:// baseURL: keys and prompts cross the network in the clear. Default: false."""
+
+
+class ProviderTimeouts(KubeModel):
+    """How long a request waits for the provider."""
+
+    connect_seconds: Annotated[Latency | None, Field(alias="connect")] = None
+    """To connect, the TLS handshake included, as a duration of at most 10m. Default: 5s."""
+    first_byte_seconds: Annotated[Latency | None, Field(alias="firstByte")] = None
+    """From the request to the first byte of the answer, as a duration of at most 10m. Default: no limit of its own."""
+    idle_seconds: Annotated[Latency | None, Field(alias="idle")] = None
+    """Longest silence within an answer, as a duration of at most 10m. Default: the gateway's, 1h."""
 
 
 class ExternalProviderSpec(KubeModel):
@@ -123,6 +171,8 @@ class ExternalProviderSpec(KubeModel):
     """Namespaces whose requests may be sent there. Default: none."""
     tls: ProviderTls = ProviderTls()
     """How the provider's certificate is checked."""
+    timeouts: ProviderTimeouts = ProviderTimeouts()
+    """How long a request waits for the provider."""
 
     @model_validator(mode="after")
     def _encrypted(self) -> ExternalProviderSpec:
@@ -146,6 +196,10 @@ class ExternalProviderStatus(KubeModel):
     """The metadata.generation that this status speaks of."""
     spent_today: Money | None = None
     """What was spent there since midnight UTC, in US dollars."""
+    error_rate: Share | None = None
+    """Share of the requests of the last minute that were refused or got no answer, 0 to 1; absent without requests."""
+    time_to_first_token_seconds: Annotated[Seconds | None, Field(alias="timeToFirstToken")] = None
+    """Median time to the first token, as a duration; absent without requests."""
     conditions: Conditions = ()
     """Ready, Healthy, Credentials."""
 
@@ -166,6 +220,8 @@ class ExternalProvider(Resource):
             Column("Today($)", ".status.spentToday", "What was spent there today (UTC)."),
             Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', "Why it is ready or not."),
             Column("Age", ".metadata.creationTimestamp", "Time since creation.", type="date"),
+            Column("Errors", ".status.errorRate", "Share of the last minute's requests that failed.", wide=True),
+            Column("TTFT", ".status.timeToFirstToken", "Median time to the first token.", wide=True),
             Column("Models", ".spec.models[*].name", "Models that it offers.", wide=True),
             Column("Namespaces", ".spec.allowedNamespaces", "Who may send requests there.", wide=True),
             Column("Message", '.status.conditions[?(@.type=="Ready")].message', "Ready, in words.", wide=True),

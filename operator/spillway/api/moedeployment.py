@@ -72,9 +72,9 @@ class MoEDeploymentSpec(KubeModel):
     """Requests that always go to a provider, whatever the replicas can take. Default: none."""
     hints: Annotated[tuple[Hint, ...], Field(max_length=16), ListType("atomic")] = ()
     """Known events that no history shows: times at which at least so many replicas are wanted. Default: none."""
-    balancing: Balancing = "PrefixAffinity"
+    balancing: Balancing | None = None
     """PrefixAffinity: requests with the same beginning go to the same replica, whose cache then holds it, as long as
-    that one is not overloaded. LeastRequest: to the replica with the fewest requests. Default: PrefixAffinity."""
+    that one is not overloaded. LeastRequest: to the replica with the fewest requests. Default: LeastRequest."""
     rollout: Rollout = Rollout()
     """How replicas of a new revision take over."""
 
@@ -111,6 +111,7 @@ class MoEDeployment(Resource):
             Column("Cost($/h)", ".status.cost.gpuPerHour", "What the GPUs cost now."),
             Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', "Why it is ready or not."),
             Column("Age", ".metadata.creationTimestamp", "Time since creation.", type="date"),
+            Column("$/M tokens", ".status.cost.perMillionTokens", "GPUs and spill, per million tokens.", wide=True),
             Column("Endpoint", ".status.endpoint", "OpenAI-compatible address.", wide=True),
             Column("Variants", ".status.variants[*].name", "Pools, precisions and engines.", wide=True),
             Column("Message", '.status.conditions[?(@.type=="Ready")].message', "Ready, in words.", wide=True),

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
 from spillway.api.conditions import Conditions
 from spillway.api.markers import Keywords, ListType
 from spillway.api.resource import KubeModel
-from spillway.api.scalars import Count, Money, Seconds, SignedMoney, Timestamp
+from spillway.api.scalars import Count, Money, Seconds, Share, SignedMoney, Timestamp
 
 MAX_DECISIONS = 10
 """How many of the last decisions the status keeps."""
 Share = Annotated[str, Field(max_length=8, pattern=r"^(0(\.[0-9]+)?|1(\.0+)?)$")]
 """0 to 1, as a decimal string."""
+
+
+class VariantCapacity(KubeModel):
+    """What one replica of a variant can do."""
+
+    prefill_tokens_per_second: Count
+    """Prompt tokens, per second."""
+    decode_tokens_per_second: Count
+    """Completion tokens, per second."""
+    source: Literal["Catalog", "Learned"]
+    """Catalog: published or estimated. Learned: measured here."""
 
 
 class VariantStatus(KubeModel):
@@ -36,6 +47,8 @@ class VariantStatus(KubeModel):
     """What the replicas cost now, in US dollars per hour."""
     cold_start_seconds: Annotated[Seconds, Field(alias="coldStart")]
     """Time from asking for a replica to its first answer, as measured, or expected where nothing was measured yet."""
+    capacity: VariantCapacity | None = None
+    """What one replica can do."""
 
 
 class LoadStatus(KubeModel):
@@ -76,6 +89,8 @@ class SpillStatus(KubeModel):
     """Share of the requests that spilled lately, 0 to 1."""
     cost_per_hour: Money
     """What spilled requests cost now, in US dollars per hour."""
+    lease_until: Timestamp | None = None
+    """Until when requests may spill without a word from the operator."""
 
 
 class CostStatus(KubeModel):
@@ -85,6 +100,12 @@ class CostStatus(KubeModel):
     """GPUs, in US dollars per hour."""
     external_per_hour: Money
     """External providers, in US dollars per hour."""
+    per_million_tokens: Money | None = None
+    """Both, for a million tokens served, in US dollars."""
+    all_external_per_hour: Money | None = None
+    """What the same requests would cost if all went to the cheapest provider, in US dollars per hour."""
+    break_even_utilisation: Share | None = None
+    """Utilisation of the replicas above which they cost less than that provider, 0 to 1."""
 
 
 class DecisionStatus(KubeModel):

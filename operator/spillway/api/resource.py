@@ -134,7 +134,9 @@ def parse(kind: type[ResourceT], obj: Mapping[str, Any]) -> ResourceT | InvalidS
     """
     metadata = Metadata.model_validate(obj["metadata"])
     try:
-        parsed = kind.model_validate({"metadata": metadata, "spec": obj.get("spec", {}), "status": _status(kind, obj)})
+        parsed = kind.model_validate(
+            {"metadata": metadata, "spec": obj.get("spec", {}), "status": stored_status(kind, obj)}
+        )
     except ValidationError as error:
         messages = [_message(problem) for problem in error.errors(include_url=False)]
         return InvalidSpec(kind.definition.kind, metadata, tuple(_name_problems(metadata.name) + messages))
@@ -148,7 +150,8 @@ def dump(model: KubeModel) -> dict[str, Any]:
     return model.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def _status(kind: type[Resource], obj: Mapping[str, Any]) -> KubeModel:
+def stored_status(kind: type[Resource], obj: Mapping[str, Any]) -> KubeModel:
+    """The status of a stored object; an empty one where another version wrote what this one cannot read."""
     try:
         return kind.status_model.model_validate(obj.get("status") or {})
     except ValidationError:

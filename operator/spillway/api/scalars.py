@@ -15,6 +15,7 @@ from spillway.api.markers import Keywords, Rules, cel
 _MONEY_PATTERN = r"[0-9]{1,12}(\.[0-9]{1,9})?"
 _PARAMETERS_PATTERN = r"^[0-9]{1,5}(\.[0-9]{1,3})?B$"
 _SHARE_PATTERN = r"^(0(\.[0-9]{1,6})?|1(\.0{1,6})?)$"
+_FACTOR_PATTERN = r"^[0-9]{1,3}(\.[0-9]{1,3})?$"
 _NANODOLLAR = Decimal("0.000000001")
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$"
@@ -60,6 +61,11 @@ def format_share(share: float) -> str:
     return f"{share:.6f}".rstrip("0").rstrip(".")
 
 
+def format_factor(factor: float) -> str:
+    """A factor to the thousandth: ``1.2`` -> ``1.2``."""
+    return f"{factor:.3f}".rstrip("0").rstrip(".")
+
+
 def format_timestamp(moment: datetime) -> str:
     """RFC 3339 in UTC with whole seconds, as Kubernetes writes its own."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -86,9 +92,13 @@ def _parameter_count(value: Any) -> Any:
 def _share(value: Any) -> Any:
     if isinstance(value, str) and not re.fullmatch(_SHARE_PATTERN, value):
         raise ValueError(f'{value!r} is not a share: write a decimal string from 0 to 1 such as "0.5"')
-    if isinstance(value, float):
-        raise ValueError(f'{value!r} is a float: write the share as a string in quotes such as "0.5"')
-    return float(value)
+    return float(value) if isinstance(value, str) else value
+
+
+def _factor(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(_FACTOR_PATTERN, value):
+        raise ValueError(f'{value!r} is not a factor: write a decimal string such as "1.2"')
+    return float(value) if isinstance(value, str) else value
 
 
 def _decimal(value: Any) -> Any:
@@ -168,10 +178,21 @@ Parameters = Annotated[
 Share = Annotated[
     float,
     BeforeValidator(_share),
+    Field(ge=0, le=1),
     PlainSerializer(format_share, return_type=str),
     WithJsonSchema({"type": "string", "maxLength": 8, "pattern": _SHARE_PATTERN}),
 ]
 """A share from 0 to 1: a decimal string in YAML, a float in Python."""
+
+Factor = Annotated[
+    float,
+    BeforeValidator(_factor),
+    Field(gt=0),
+    PlainSerializer(format_factor, return_type=str),
+    WithJsonSchema({"type": "string", "maxLength": 8, "pattern": _FACTOR_PATTERN}),
+    Rules(cel("double(self) > 0.0", "must be more than 0")),
+]
+"""A factor above 0: a decimal string in YAML, a float in Python."""
 
 Count = Annotated[int, Field(ge=0), Keywords(format="int32")]
 """A number of things that were counted."""

@@ -156,7 +156,8 @@ class Brain:
             for name, provider in providers.items()
             if provider.spec.credentials.key in missing
         }
-        return ProviderHealth(blocked, self._treasury.providers.failing())
+        watch = self._treasury.providers
+        return ProviderHealth(blocked, watch.failing(), watch.error_rates())
 
     async def _look_at_traffic(self) -> None:
         if time.monotonic() - self._traffic_at < self._settings.tick_seconds * 0.9:

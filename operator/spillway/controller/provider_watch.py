@@ -53,6 +53,14 @@ class ProviderWatch:
             )
         return found
 
+    def error_rates(self) -> dict[str, float]:
+        """Share of the requests within the window that failed, of each provider that had any."""
+        return {
+            provider: o.failed / (o.failed + o.answered)
+            for provider, o in self.lately().items()
+            if o.failed + o.answered
+        }
+
     def failing(self) -> dict[str, str]:
         """Words for each provider most of whose requests fail."""
         return {

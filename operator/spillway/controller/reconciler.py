@@ -15,6 +15,8 @@ from spillway.act.events import EventRecorder
 from spillway.act.kube import Kube, KubeError, path
 from spillway.api import (
     API_VERSION,
+    Condition,
+    ConditionType,
     CostPolicy,
     ExternalProvider,
     GPUPool,
@@ -23,6 +25,7 @@ from spillway.api import (
     MoEDeploymentStatus,
     Reason,
     dump,
+    find_condition,
     parse,
 )
 from spillway.catalog import Catalog
@@ -120,18 +123,23 @@ class Reconciler:
         elif plural == POOL and (pool := picture.pools.get(key)):
             planned = next((p for p in picture.plan.pools if p.name == key), None)
             new = platform_status.of_pool(pool, self._objects, planned, self._catalog(), now)
+            await self._tell_not_acted_on(obj, pool.status.conditions, new.conditions)
             await self._write(plural, obj, dump(new))
         elif plural == PROVIDER and (provider := picture.providers.get(key)):
             spent = self._treasury.provider_usd_today(key)
-            failing = picture.health.failing.get(key, "")
-            new_status = platform_status.of_provider(provider, picture.health.blocked.get(key), failing, spent, now)
+            health = picture.health
+            failing = health.failing.get(key, "")
+            new_status = platform_status.of_provider(
+                provider, health.blocked.get(key), failing, health.error_rates.get(key), spent, now
+            )
+            await self._tell_not_acted_on(obj, provider.status.conditions, new_status.conditions)
             if failing:
                 await self._events.record(
                     obj, Reason.PROVIDER_ERRORS, "most requests fail; see condition Healthy", "Warning"
                 )
             if blocked := picture.health.blocked.get(key):
                 await self._events.record(obj, blocked[0], blocked[1], "Warning")
-            await self._write(plural, obj, dump(new_status), volatile=("spentToday",))
+            await self._write(plural, obj, dump(new_status), volatile=("spentToday", "errorRate"))
         elif plural == POLICY:
             await self._policy(key, obj, picture, now)
 
@@ -152,6 +160,7 @@ class Reconciler:
             new = status.of_deployment(
                 resolved, seen, planned, before, untold, status.spill_usd_per_hour(seen, planned), now
             )
+            await self._tell_not_acted_on(obj, before.conditions, new.conditions)
             volatile = () if untold else ("load", "spill", "cost")
             await self._write(MOE, obj, dump(new), volatile=volatile)
         except (KubeError, OSError, TimeoutError) as error:
@@ -160,6 +169,14 @@ class Reconciler:
                 await self._refused(obj, before, error, now)
             raise
         await self._tell(key, obj, untold, planned.decisions)
+
+    async def _tell_not_acted_on(
+        self, obj: dict[str, Any], before: tuple[Condition, ...], after: tuple[Condition, ...]
+    ) -> None:
+        """An event when the condition comes up, or names other fields than before."""
+        old, new = (find_condition(conditions, ConditionType.NOT_ACTED_ON) for conditions in (before, after))
+        if new and new.status == "True" and (old is None or (old.status, old.message) != (new.status, new.message)):
+            await self._events.record(obj, ConditionType.NOT_ACTED_ON, new.message, "Warning")
 
     async def _refused(self, obj: dict[str, Any], before: MoEDeploymentStatus, error: KubeError, now: datetime) -> None:
         """The API server does not take a child as it is: its words are for the user, and we try again."""
@@ -204,6 +221,7 @@ class Reconciler:
                 reason = "BudgetSpent" if crossed >= 100 else "BudgetThreshold"
                 await self._events.record(obj, reason, words, "Warning")
         new = platform_status.of_policy(policy, statements, view.grants, now)
+        await self._tell_not_acted_on(obj, policy.status.conditions, new.conditions)
         await self._write(POLICY, obj, dump(new), volatile=("budgets", "summary"))
 
     async def _write(

@@ -31,10 +31,11 @@ DEFAULT_VALUE_FACTOR = 10  # a request is worth ten times its API price where no
 @dataclass(frozen=True, slots=True)
 class ProviderHealth:
     """What the gateways learned of providers, by name: `blocked` ones are not tried (reason and words), `failing` ones
-    are, each time, before the next in the chain (words)."""
+    are, each time, before the next in the chain (words); `error_rates` are shares of the last minute's requests."""
 
     blocked: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     failing: Mapping[str, str] = field(default_factory=dict)
+    error_rates: Mapping[str, float] = field(default_factory=dict)
 
 
 def take(

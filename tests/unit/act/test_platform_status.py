@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -146,9 +147,9 @@ NO_KEY = (Reason.MISSING_KEY, "no key")
 def test_provider(
     changes: dict[str, Any], blocked: tuple[str, str] | None, failing: str, expected: dict[str, str]
 ) -> None:
-    status = of_provider(provider(**changes), blocked, failing, Decimal("1.239"), NOW)
+    status = of_provider(provider(**changes), blocked, failing, 0.123, Decimal("1.239"), NOW)
     assert {c.type: c.status for c in status.conditions} == expected
-    assert status.spent_today == Decimal("1.24")
+    assert (status.spent_today, status.error_rate) == (Decimal("1.24"), 0.12)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_provider(
 def test_provider_reason_is_what_comes_first(
     changes: dict[str, Any], blocked: tuple[str, str] | None, reason: str
 ) -> None:
-    ready = find_condition(of_provider(provider(**changes), blocked, "", Decimal(0), NOW).conditions, "Ready")
+    ready = find_condition(of_provider(provider(**changes), blocked, "", None, Decimal(0), NOW).conditions, "Ready")
     assert ready is not None
     assert ready.reason == reason
 
@@ -197,6 +198,34 @@ def test_policy_within_budget(suspend: bool, exhausted: bool, expected: tuple[st
         assert "$400.02 of $400" in within.message
         assert "2026-11-24 00:00 UTC" in within.message
     assert status.budgets[0].bound == 0
+
+
+def test_policy_forecast_says_which_budget_ends_before_its_period() -> None:
+    lasting = of_policy(policy(), [replace(budget("1"), exhausted_at=None)], {}, NOW)
+    ending = of_policy(policy(), [budget("1")], {}, NOW)
+    for status, expected in ((lasting, ("True", Reason.LASTS)), (ending, ("False", Reason.RUNS_OUT))):
+        forecast = find_condition(status.conditions, "Forecast")
+        assert forecast is not None and (forecast.status, forecast.reason) == expected
+    assert forecast is not None and "until day: 2026-11-23" in forecast.message
+
+
+def test_fields_that_nothing_acts_on_yet_are_told_until_they_go() -> None:
+    asked = of_policy(policy(pacing="Even", maxFloorGPUs=8), [budget("1")], {}, NOW)
+    told = find_condition(asked.conditions, "NotActedOn")
+    assert told is not None and told.status == "True"
+    assert told.message.startswith("spec.maxFloorGPUs, spec.pacing are accepted, but this version")
+    gone = of_policy(policy().model_copy(update={"status": asked}), [budget("1")], {}, NOW)
+    told = find_condition(gone.conditions, "NotActedOn")
+    assert told is not None and told.status == "False"
+    assert find_condition(of_policy(policy(), [budget("1")], {}, NOW).conditions, "NotActedOn") is None
+
+
+def test_a_status_that_another_version_wrote_is_no_obstacle() -> None:
+    old = {"metadata": {"name": "zai"}, "spec": {}, "status": {"spentToday": {"usd": 3}}}
+    invalid = parse(ExternalProvider, old)
+    assert isinstance(invalid, InvalidSpec)
+    ready = find_condition(of_invalid(ExternalProvider, invalid, old, NOW).conditions, "Ready")
+    assert ready is not None and ready.reason == Reason.INVALID_SPEC
 
 
 def test_an_object_that_cannot_be_used_says_which_field() -> None:

@@ -74,6 +74,7 @@ def _hint(**changes: Any) -> Changes:
     return {"hints": [{"schedule": "0 8 * * 1-5", "duration": "2h", "minReplicas": 4, **changes}]}
 
 
+PRICE = {"input": "1", "output": "1"}
 HEADER = {"header": {"name": "x-task-tier", "value": "premium"}}
 
 RULES: tuple[RuleExample, ...] = (
@@ -210,6 +211,18 @@ RULES: tuple[RuleExample, ...] = (
         {"models": [{"name": "m", "price": {"input": "0", "output": "1"}}]},
         "must be more than 0 US dollars",
     ),
+    _provider(
+        {"models": [{**ONE_MODEL, "price": {**PRICE, "tiers": [{**PRICE, "aboveInputTokens": 131_071}]}}]},
+        {"models": [{**ONE_MODEL, "price": {**PRICE, "tiers": [{**PRICE, "aboveInputTokens": 131_072}]}}]},
+        "aboveInputTokens of a tier must be less than contextLength",
+    ),
+    _provider(
+        {"models": [{**ONE_MODEL, "verbosity": "0.001"}]},
+        {"models": [{**ONE_MODEL, "verbosity": "0.0"}]},
+        "must be more than 0",
+    ),
+    _provider({"timeouts": {"connect": "2s"}}, {"timeouts": {"idle": "1h"}}, "must be more than 0s and at most 10m"),
+    _policy({"spill": {"maxPerHour": "60"}}, {"spill": {"maxPerHour": "0"}}, "must be more than 0 US dollars"),
     _policy({"selector": {"namespaces": ["a"]}}, {"selector": {"namespaces": []}}, "give a namespaceSelector"),
     _policy(
         {"selector": {"namespaceSelector": {"matchLabels": {"team": "a"}}}},

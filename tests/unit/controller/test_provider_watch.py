@@ -17,6 +17,7 @@ def test_a_provider_that_mostly_refuses_is_failing_and_recovers_with_time() -> N
     assert watch.failing() == {}
     watch.note([("gw-1", [sample("zai", "metered", 102), sample("zai", "refused", 11)])], 10)
     assert "8 of the last 10 requests" in watch.failing()["zai"]
+    assert watch.error_rates() == {"zai": 0.8}
     # It answers again; what failed is older than the window.
     watch.note([("gw-1", [sample("zai", "metered", 130), sample("zai", "refused", 11)])], 20)
     assert watch.failing() == {}
