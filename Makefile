@@ -83,14 +83,15 @@ types: $(STAMP) ## mypy --strict
 contracts: $(STAMP) ## import-linter: the rooms and their one-way imports
 	@$(BIN)/lint-imports
 
-generate: $(STAMP) ## write the generated files again (CRDs, install.yaml, the Helm chart)
-	@$(BIN)/python -m spillway.api crds
+generate: $(STAMP) ## write the generated files again (CRDs, docs/api.md, install.yaml, the Helm chart)
+	@$(BIN)/python -m spillway.api crds docs/api.md
 	$(BIN)/python -m e2e.packaging generate
 
 verify: $(STAMP) ## the generated files are what the sources give
 	@out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT
-	$(BIN)/python -m spillway.api "$$out" >/dev/null
-	diff -r --exclude=kustomization.yaml crds "$$out" && echo "verify: crds/ is up to date"
+	$(BIN)/python -m spillway.api "$$out/crds" "$$out/api.md"
+	diff -r --exclude=kustomization.yaml crds "$$out/crds" && echo "verify: crds/ is up to date"
+	diff docs/api.md "$$out/api.md" && echo "verify: docs/api.md is up to date"
 	$(BIN)/python -m e2e.packaging verify
 
 soak: $(if $(filter kind,$(CLUSTER)),kind-prepared,binaries) ## the scenarios again and again (COUNT, default 5)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from spillway.api import KINDS, InvalidSpec, MoEDeployment, MoEDeploymentStatus, VariantStatus, dump, parse
+from spillway.api.examples import EXAMPLES
 from tests.unit.api.examples import ONE_BUDGET, ONE_MODEL, SMALLEST, Object, example
 from tests.unit.api.rules import EACH_RULE, RuleExample
 
@@ -175,6 +176,31 @@ def _variant_status() -> VariantStatus:
 
 def _path(name: str) -> str:
     return f"/apis/spillway.dev/v1alpha1/namespaces/default/moedeployments/{name}"
+
+
+@pytest.mark.parametrize("kind", BY_KIND)
+def test_the_examples_of_the_reference_are_accepted(api: Kube, kind: str) -> None:
+    answer = api.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", input=EXAMPLES[kind])
+    assert answer.stderr == ""
+
+
+def test_every_field_is_explained(api: Kube) -> None:
+    """What `kubectl explain` reads; and that it reads it."""
+    served = json.loads(run(api, "get", "--raw", "/openapi/v3/apis/spillway.dev/v1alpha1"))["components"]["schemas"]
+    for kind in BY_KIND:
+        (schema,) = [found for name, found in served.items() if name.endswith(f".{kind}")]
+        for part in ("spec", "status"):
+            assert [path for path, text in _descriptions(schema["properties"][part], part) if not text] == []
+    recursive = run(api, "explain", "moe.spec", "--recursive")
+    assert "redundantExperts" in recursive
+    explained = " ".join(run(api, "explain", "moe.spec.placement.variants.parallelism").split())
+    assert "DataExpert: attention is replicated over data ranks" in explained
+
+
+def _descriptions(schema: Object, path: str) -> Iterator[tuple[str, str]]:
+    yield path, schema.get("description", "")
+    for name, child in schema.get("properties", {}).items():
+        yield from _descriptions({**child.get("items", {}), **child}, f"{path}.{name}")
 
 
 def test_committed_files_are_what_was_applied(api: Kube) -> None:

@@ -1,4 +1,4 @@
-"""``python -m spillway.api DIRECTORY``: write the CustomResourceDefinitions."""
+"""``python -m spillway.api DIRECTORY [DOCUMENT]``: write the CustomResourceDefinitions and the reference."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from pathlib import Path
 
 from spillway.api import KINDS
 from spillway.api.crd import crd_yaml
+from spillway.api.reference import reference
 
 
 def main(arguments: list[str]) -> None:
-    """Write one file per kind into the directory named by the only argument."""
-    if len(arguments) != 1:
-        raise SystemExit("usage: python -m spillway.api DIRECTORY")
+    """Write one file per kind into the directory and, where a document is named, the reference (docs/api.md) there."""
+    if len(arguments) not in (1, 2):
+        raise SystemExit("usage: python -m spillway.api DIRECTORY [DOCUMENT]")
     directory = Path(arguments[0])
     directory.mkdir(parents=True, exist_ok=True)
     for kind in KINDS:
         (directory / f"{kind.definition.crd_name}.yaml").write_text(crd_yaml(kind), encoding="utf-8")
+    for document in arguments[1:]:
+        Path(document).write_text(reference(KINDS), encoding="utf-8")
 
 
 if __name__ == "__main__":

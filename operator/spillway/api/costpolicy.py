@@ -197,7 +197,7 @@ class CostPolicyStatus(KubeModel):
     summary: BudgetSummary | None = None
     """The same for people, as `kubectl get` shows it."""
     conditions: Conditions = ()
-    """Ready, WithinBudget, Forecast."""
+    """Ready, WithinBudget, Forecast, NotActedOn."""
 
 
 class CostPolicy(Resource):

@@ -201,7 +201,7 @@ class ExternalProviderStatus(KubeModel):
     time_to_first_token_seconds: Annotated[Seconds | None, Field(alias="timeToFirstToken")] = None
     """Median time to the first token, as a duration; absent without requests."""
     conditions: Conditions = ()
-    """Ready, Healthy, Credentials."""
+    """Ready, Healthy, Credentials, NotActedOn."""
 
 
 class ExternalProvider(Resource):

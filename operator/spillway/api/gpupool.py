@@ -256,7 +256,7 @@ class GPUPoolStatus(KubeModel):
     cost_per_hour: Money | None = None
     """What Spillway's replicas cost now, in US dollars per hour."""
     conditions: Conditions = ()
-    """Ready, OutOfCapacity."""
+    """Ready, OutOfCapacity, NotActedOn."""
 
 
 class GPUPool(Resource):

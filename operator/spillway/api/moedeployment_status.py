@@ -159,4 +159,5 @@ class MoEDeploymentStatus(KubeModel):
     decisions: Annotated[tuple[DecisionStatus, ...], Field(max_length=MAX_DECISIONS), ListType("atomic")] = ()
     """The last decisions, newest first."""
     conditions: Conditions = ()
-    """Ready, Progressing, Degraded, MetricsAvailable, SpillAvailable, ScalingLimited, WithinBudget, Pinned, Paused."""
+    """Ready, Progressing, Degraded, MetricsAvailable, SpillAvailable, ScalingLimited, WithinBudget, Pinned, Paused,
+    NotActedOn."""

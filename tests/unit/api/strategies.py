@@ -44,11 +44,9 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
 
 def objects(kind: type[Resource]) -> st.SearchStrategy[Object]:
     """Whole objects with a spec and, sometimes, a status."""
-    spec = kind.model_fields["spec"].annotation
-    return st.fixed_dictionaries(
-        {"spec": model(spec)},  # type: ignore[arg-type]
-        optional={"status": model(kind.status_model)},
-    ).map(lambda parts: {**example(kind.definition.kind), **parts})
+    spec: Any = kind.model_fields["spec"].annotation
+    parts = st.fixed_dictionaries({"spec": model(spec)}, optional={"status": model(kind.status_model)})
+    return parts.map(lambda drawn: {**example(kind.definition.kind), **drawn})
 
 
 @cache

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from pydantic import Field
 from spillway.api import KINDS, InvalidSpec, Resource, parse
 from spillway.api.__main__ import main
 from spillway.api.crd import crd, crd_yaml
+from spillway.api.examples import EXAMPLES
 from spillway.api.resource import KubeModel
 from spillway.api.structural import problems, structural_schema
 
@@ -22,10 +24,33 @@ SAMPLES = [
 
 
 def test_committed_files_are_what_the_models_say(tmp_path: Path) -> None:
-    main([str(tmp_path)])
-    generated = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
+    main([str(tmp_path / "crds"), str(tmp_path / "api.md")])
+    generated = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "crds").iterdir()}
     committed = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "crds").glob("*.spillway.dev.yaml")}
-    assert generated == committed, "run: python -m spillway.api crds"
+    assert generated == committed, "run: make generate"
+    document = (tmp_path / "api.md").read_text(encoding="utf-8")
+    assert document == (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), "run: make generate"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_reference_shows_valid_examples(kind: type[Resource]) -> None:
+    obj = yaml.safe_load(EXAMPLES[kind.definition.kind])
+    outcome = parse(kind, obj)
+    assert not isinstance(outcome, InvalidSpec), outcome.message
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_may_leave_a_field_out_reads_what_then_holds(kind: type[Resource]) -> None:
+    spec = crd(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    assert list(_without_default(spec, "spec")) == []
+
+
+def _without_default(schema: dict[str, Any], path: str) -> Iterator[str]:
+    for name, child in schema.get("properties", {}).items():
+        defaulted_object = isinstance(child.get("default"), dict)
+        if name not in schema.get("required", ()) and "Default: " not in child["description"] and not defaulted_object:
+            yield f"{path}.{name}"
+        yield from _without_default(child.get("items", child), f"{path}.{name}")
 
 
 @pytest.mark.parametrize("kind", KINDS)
