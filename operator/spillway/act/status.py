@@ -140,17 +140,12 @@ def spill_usd_per_hour(seen: Deployment, plan: DeploymentPlan) -> float:
     return demand.spilled_per_second * each * 3600
 
 
-def spill_share(seen: Deployment) -> str:
+def spill_share(seen: Deployment) -> float:
     """Share of the requests that spill now, in whole percent so that noise writes nothing."""
     demand = seen.demand
     if demand is None or demand.requests_per_second <= 0:
-        return "0"
-    return written_share(min(1.0, demand.spilled_per_second / demand.requests_per_second))
-
-
-def written_share(share: float) -> str:
-    """0 to 1 with two digits."""
-    return f"{share:.2f}".rstrip("0").rstrip(".")
+        return 0.0
+    return round(min(1.0, demand.spilled_per_second / demand.requests_per_second), 2)
 
 
 def variants(seen: Deployment, plan: DeploymentPlan) -> tuple[VariantStatus, ...]:
@@ -191,7 +186,7 @@ def load(seen: Deployment) -> tuple[LoadStatus, ...]:
                 variant=variant.name,
                 running=sum(r.in_flight or 0 for r in known) - waiting,
                 waiting=waiting,
-                kv_use=written_share(min(1.0, sum(r.kv_use or 0.0 for r in known) / len(known))),
+                kv_use=round(min(1.0, sum(r.kv_use or 0.0 for r in known) / len(known)), 2),
                 saturated=sum(r.saturated for r in known),
                 input_tokens_per_second=round(lately.input_tokens_per_second),
                 output_tokens_per_second=round(lately.output_tokens_per_second),

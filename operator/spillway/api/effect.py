@@ -14,6 +14,9 @@ from spillway.api.resource import Resource
 
 SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
     "MoEDeployment": {
+        "spec.model.cache.persistentVolumeClaim": None,
+        "spec.model.cache.node": False,
+        "spec.model.cache.prefetch": False,
         "spec.slo.timeToFirstToken": None,
         "spec.slo.interTokenLatency": None,
         "spec.spill.when": ("Saturated", "ColdStart", "NoCapacity", "Unavailable", "Rollout"),
@@ -22,8 +25,18 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
         "spec.routes": (),
         "spec.hints": (),
         "spec.balancing": "LeastRequest",
+        "spec.rollout.strategy": "SpillAssisted",
     },
-    "GPUPool": {},
+    "GPUPool": {
+        "spec.gpu.interconnect": None,
+        "spec.gpu.rdmaResource": None,
+        "spec.price.billing": "OnDemand",
+        "spec.price.reservedGPUs": None,
+        "spec.topology.computeDomain": False,
+        "spec.nodeCache": None,
+        "spec.maxGPUsPerNamespace": None,
+        "spec.priorityClassName": None,
+    },
     "ExternalProvider": {
         "spec.models[].price.cacheWrite": None,
         "spec.models[].price.tiers": (),
@@ -95,5 +108,9 @@ def _values(node: Any, path: str) -> Iterator[Any]:
 
 
 def _field(model: BaseModel, alias: str) -> Any:
-    name = next(name for name, field in type(model).model_fields.items() if (field.alias or name) == alias)
-    return getattr(model, name)
+    return getattr(model, attribute(type(model), alias))
+
+
+def attribute(model: type[BaseModel], alias: str) -> str:
+    """Python's name of a field."""
+    return next(name for name, field in model.model_fields.items() if (field.alias or name) == alias)

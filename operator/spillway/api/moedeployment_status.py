@@ -13,8 +13,6 @@ from spillway.api.scalars import Count, Money, Seconds, Share, SignedMoney, Time
 
 MAX_DECISIONS = 10
 """How many of the last decisions the status keeps."""
-Share = Annotated[str, Field(max_length=8, pattern=r"^(0(\.[0-9]+)?|1(\.0+)?)$")]
-"""0 to 1, as a decimal string."""
 
 
 class VariantCapacity(KubeModel):
@@ -85,7 +83,7 @@ class SpillStatus(KubeModel):
     """Whether requests may spill now."""
     reason: Annotated[str, Field(max_length=128)]
     """Why, as a code."""
-    share: Share = "0"
+    share: Share = 0.0
     """Share of the requests that spilled lately, 0 to 1."""
     cost_per_hour: Money
     """What spilled requests cost now, in US dollars per hour."""

@@ -76,7 +76,7 @@ def tell(moe: MoEDeployment, console: Console, now: datetime) -> None:
         console.print(
             f"GPUs ${status.cost.gpu_per_hour}/h, providers ${status.cost.external_per_hour}/h; "
             f"spill is {'allowed' if status.spill.active else 'off'} ({status.spill.reason}), "
-            f"{float(status.spill.share):.0%} of requests spill now\n"
+            f"{status.spill.share:.0%} of requests spill now\n"
         )
     if not status.decisions:
         console.print("No decision has changed anything yet.")
@@ -123,7 +123,7 @@ def load(status: MoEDeploymentStatus) -> Table:
             one.variant,
             str(one.running),
             str(one.waiting),
-            f"{float(one.kv_use):.0%}",
+            f"{one.kv_use:.0%}",
             str(one.saturated),
             str(one.input_tokens_per_second),
             str(one.output_tokens_per_second),

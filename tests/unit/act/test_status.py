@@ -149,7 +149,7 @@ def test_load_is_told_by_variant_and_only_where_it_is_known() -> None:
 def test_an_idle_engine_has_a_load_without_latencies() -> None:
     idle = Replica("a", BLACKWELL.name, "rev1", Phase.READY, 0.0, in_flight=0, waiting=0, kv_use=0.0)
     (load,) = told(deployment(replicas=(idle,)), planned()).load
-    assert (load.running, load.kv_use, load.time_to_first_token_seconds) == (0, "0", None)
+    assert (load.running, load.kv_use, load.time_to_first_token_seconds) == (0, 0.0, None)
     assert "timeToFirstToken" not in dump(load)
 
 
@@ -224,15 +224,15 @@ def test_history_keeps_the_last_changes_newest_first() -> None:
 @pytest.mark.parametrize(
     ("demand", "expected"),
     [
-        (None, "0"),
-        (Demand(0.0, 1, 1, spilled_per_second=1.0), "0"),
-        (Demand(8.0, 1, 1, spilled_per_second=0.0), "0"),
-        (Demand(8.0, 1, 1, spilled_per_second=0.8), "0.1"),
-        (Demand(8.0, 1, 1, spilled_per_second=2.0), "0.25"),
-        (Demand(8.0, 1, 1, spilled_per_second=9.0), "1"),
+        (None, 0.0),
+        (Demand(0.0, 1, 1, spilled_per_second=1.0), 0.0),
+        (Demand(8.0, 1, 1, spilled_per_second=0.0), 0.0),
+        (Demand(8.0, 1, 1, spilled_per_second=0.8), 0.1),
+        (Demand(8.0, 1, 1, spilled_per_second=2.0), 0.25),
+        (Demand(8.0, 1, 1, spilled_per_second=9.0), 1.0),
     ],
 )
-def test_spill_share(demand: Demand | None, expected: str) -> None:
+def test_spill_share(demand: Demand | None, expected: float) -> None:
     assert spill_share(deployment(demand=demand)) == expected
 
 

@@ -76,16 +76,17 @@ def _valid(kind: type[KubeModel], value: Object) -> bool:
 def _field(kind: type[KubeModel], alias: str, annotation: Any, properties: dict[str, Schema]) -> st.SearchStrategy[Any]:
     if (special := SPECIAL.get(f"{kind.__name__}.{alias}")) is not None:
         return special
-    schema, nested = properties[alias], _nested(annotation)
+    schema, part = properties[alias], nested(annotation)
     if schema["type"] == "array":
-        return _list(schema, model(nested) if nested else _leaf(schema["items"]))
-    return model(nested) if nested else _leaf(schema)
+        return _list(schema, model(part) if part else _leaf(schema["items"]))
+    return model(part) if part else _leaf(schema)
 
 
-def _nested(annotation: Any) -> type[KubeModel] | None:
+def nested(annotation: Any) -> type[KubeModel] | None:
+    """The model that a field holds, alone or in a list."""
     if isinstance(annotation, type) and issubclass(annotation, KubeModel):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _nested(part))), None)
+    return next((found for part in get_args(annotation) if (found := nested(part))), None)
 
 
 def _list(schema: Schema, item: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:

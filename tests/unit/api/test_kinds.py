@@ -48,7 +48,7 @@ def schema(kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=BY_KIND)
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(data=st.data())
 def test_models_and_schemas_agree_and_survive_a_round_trip(kind: type[Resource], data: st.DataObject) -> None:
     obj = data.draw(objects(kind))

@@ -53,7 +53,7 @@ STATUS = MoEDeploymentStatus(
             variant="blackwell-b200-nvfp4-vllm",
             running=28,
             waiting=4,
-            kv_use="0.72",
+            kv_use=0.72,
             saturated=1,
             input_tokens_per_second=4000,
             output_tokens_per_second=900,
@@ -63,7 +63,7 @@ STATUS = MoEDeploymentStatus(
             inter_token_latency_seconds=0.031,
         ),
     ),
-    spill=SpillStatus(active=True, reason="ColdStartCover", share="0.25", cost_per_hour=Decimal("1.20")),
+    spill=SpillStatus(active=True, reason="ColdStartCover", share=0.25, cost_per_hour=Decimal("1.20")),
     cost=CostStatus(gpu_per_hour=Decimal("33.60"), external_per_hour=Decimal("1.20")),
     decisions=(
         DecisionStatus(
