@@ -85,6 +85,17 @@ def is_worker(pod: Object) -> bool:
     return _labels(pod).get(WORKER_INDEX_LABEL, "0") != "0"
 
 
+def of_waiting_groups(objects: Objects) -> frozenset[str]:
+    """Keys of the pods of groups that lack a pod, or a node for one. A replica that waits takes no GPUs yet, so that
+    those which a part of it holds already are room for the whole of it."""
+    groups: dict[str, list[Object]] = {}
+    for pod in objects.pods.values():
+        if is_ours(pod) and GROUP_INDEX_LABEL in _labels(pod):
+            groups.setdefault(f"{pod['metadata']['namespace']}/{_group(pod)}", []).append(pod)
+    waiting = (group for group in groups.values() if _phase_of_all(group) is Phase.PENDING)
+    return frozenset(key_of(pod) for group in waiting for pod in group)
+
+
 def _is_of(moe: MoEDeployment, obj: Object) -> bool:
     """Whether it is one of the deployment's pods or workloads."""
     labels = _labels(obj)

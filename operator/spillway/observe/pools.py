@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from kubernetes.utils.quantity import parse_quantity
 
 from spillway.api import GPUPool
 from spillway.decide.snapshot import Pool
-from spillway.observe.cluster import FINISHED, is_ours
+from spillway.observe.cluster import FINISHED, is_ours, of_waiting_groups
 from spillway.observe.objects import Object, Objects, condition, has_labels
 
 
@@ -36,8 +38,12 @@ def allocatable(node: Object, resource: str) -> int:
 
 def gpus_in_use(objects: Objects, resource: str) -> dict[str, int]:
     """GPUs held on each node by all pods that have not finished, ours or not."""
+    return _held(objects.pods.values(), resource)
+
+
+def _held(pods: Iterable[Object], resource: str) -> dict[str, int]:
     used: dict[str, int] = {}
-    for pod in objects.pods.values():
+    for pod in pods:
         node = (pod.get("spec") or {}).get("nodeName")
         if node and (pod.get("status") or {}).get("phase") not in FINISHED:
             used[node] = used.get(node, 0) + requested(pod, resource)
@@ -54,15 +60,13 @@ def pool(pool: GPUPool, objects: Objects) -> Pool:
     """The pool's room. With `capacity.maxGPUs` nodes may still come; without it there is what the nodes allocate."""
     spec, resource = pool.spec, pool.spec.gpu.resource_name
     nodes = pool_nodes(pool, objects)
-    used = gpus_in_use(objects, resource)
+    waiting = of_waiting_groups(objects)
+    pods = [pod for key, pod in objects.pods.items() if key not in waiting]
+    used = _held(pods, resource)
     free = tuple(max(0, allocatable(n, resource) - used.get(n["metadata"]["name"], 0)) for n in nodes)
     present = sum(allocatable(n, resource) for n in nodes)
     most = spec.capacity.max_gpus
-    ours = sum(
-        requested(p, resource)
-        for p in objects.pods.values()
-        if of_pool(p, pool) and (p["spec"].get("nodeName")) and (p.get("status") or {}).get("phase") not in FINISHED
-    )
+    ours = sum(_held((pod for pod in pods if of_pool(pod, pool)), resource).values())
     return Pool(
         name=pool.metadata.name,
         free_gpus_by_node=free,

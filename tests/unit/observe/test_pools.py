@@ -9,7 +9,7 @@ import pytest
 from spillway.api import GPUPool, parse
 from spillway.observe import pools
 from tests.unit.api.examples import example
-from tests.unit.observe.cluster_objects import node, objects, pod
+from tests.unit.observe.cluster_objects import group, node, objects, pod
 
 
 def pool(**changes: Any) -> GPUPool:
@@ -39,6 +39,18 @@ def test_foreign_pods_take_the_room_of_replicas() -> None:
 def test_a_pod_that_ends_still_holds_its_gpus() -> None:
     found = pools.pool(pool(), objects(node("n1"), pod("ours", deleted=True, gpus=8)))
     assert found.free_gpus_by_node == (0,)
+
+
+def test_what_a_part_of_a_group_holds_is_room_for_the_whole_of_it() -> None:
+    nodes = [node("n1"), node("n2")]
+    waits = group(0, pod("r1-0", gpus=8), pod("r1-0-1", gpus=8, node=None))
+    found = pools.pool(pool(capacity__maxGPUs=16), objects(*nodes, *waits))
+    assert (found.free_slots(16, 2), found.used_gpus) == (1, 0)
+    placed = group(0, pod("r1-0", gpus=8), pod("r1-0-1", gpus=8, node="n2"))
+    found = pools.pool(pool(capacity__maxGPUs=16), objects(*nodes, *placed))
+    assert (found.free_slots(16, 2), found.used_gpus) == (0, 16)
+    other = group(0, pod("r1-0", gpus=8, namespace="search"), pod("r1-0-1", gpus=8, node="n2", namespace="search"))
+    assert pools.pool(pool(), objects(*nodes, *waits, *other)).free_slots(16, 2) == 0
 
 
 def test_nodes_that_cannot_take_pods_are_no_room() -> None:
