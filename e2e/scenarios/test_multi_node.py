@@ -39,11 +39,31 @@ def complete(play: Stage, number: int) -> Callable[[], dict[int, list[Object]] |
     return look
 
 
-@pytest.mark.only("local")
-def test_a_replica_on_two_nodes(play: Stage) -> None:
+def h100(play: Stage) -> Object:
+    """The pool whose replicas may span nodes."""
     pool = play.pool("hopper-h100", "H100", "2.10")
     pool["spec"]["nodeSelector"] = {"e2e.spillway.dev/pool": "hopper-h100"}
     pool["spec"]["topology"] = {"multiNode": "LeaderWorkerSet"}
+    return pool
+
+
+@pytest.mark.only("local")
+def test_both_engines_span_nodes_with_tensor_and_with_data_ranks(play: Stage) -> None:
+    data = {"strategy": "DataExpert", "tensor": 2, "data": 8, "nodes": 2}
+    place = {"pool": "hopper-h100", "precision": "FP8"}
+    specs = {
+        "r1-vllm": {"engine": {"name": "vLLM"}, "placement": {"variants": [{**place, "parallelism": data}]}},
+        "r1-sglang": {"engine": {"name": "SGLang"}, "placement": {"variants": [place]}},
+    }
+    model = {"model": {"name": "deepseek-r1", "servedName": "glm-5"}}
+    play.apply(h100(play), *(play.moe(name, model | spec) for name, spec in specs.items()))
+    for name in specs:
+        play.wait_ready(name, 60)
+        assert play.ask(name, "who serves? [[out=3]]").headers["x-spillway-served-by"] == "local"
+
+
+@pytest.mark.only("local")
+def test_a_replica_on_two_nodes(play: Stage) -> None:
     spec = {
         "model": {"name": "deepseek-r1", "servedName": "glm-5"},
         "minReplicas": 1,
@@ -51,7 +71,7 @@ def test_a_replica_on_two_nodes(play: Stage) -> None:
         "placement": {"variants": [{"pool": "hopper-h100", "precision": "FP8"}]},
         "spill": {"providers": [{"name": "zai", "model": "glm-5"}]},
     }
-    play.apply(pool, play.moe("deepseek-r1", spec))
+    play.apply(h100(play), play.moe("deepseek-r1", spec))
     play.wait_ready("deepseek-r1", 60)
 
     (first,) = play.wait("one group", complete(play, 1), 10).values()
