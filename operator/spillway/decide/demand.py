@@ -28,6 +28,11 @@ class Prices:
     off_usd_per_second: float  # e: one unit of work served elsewhere (or not at all)
     rent_usd_per_second: float  # c: one replica
     start_usd: float  # beta: rent during cold start and drain
+    rent_shares: tuple[float, ...] = ()  # of the first layers, relative to the rent: less where GPUs are paid anyway
+
+    def rent_share(self, layer: int) -> float:
+        """What of the rent an hour of the k-th layer (from 0) really costs."""
+        return self.rent_shares[layer] if layer < len(self.rent_shares) else 1.0
 
     @property
     def spill_cost_ratio(self) -> float:

@@ -2,21 +2,30 @@
 
 All deployments are solved in one model (HiGHS through `scipy.optimize.milp`): for each deployment the cheapest
 numbers of replicas that cover its target work within the free slots of the pools. A replica that has its GPUs is sunk
-and costs its rent only; a new one also costs its start. Slack keeps the model feasible: what it cannot cover spills.
+and costs its rent only; a new one also costs its start. GPUs that are paid anyway cost a shadow price. Slack keeps the
+model feasible: what it cannot cover spills. Where a pool cannot hold all that is wanted, an hour of a GPU goes to whom
+it is worth most; replicas that run make way only for those to whom it is worth clearly more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import lil_array
 
 START_COST_HORIZON_HOURS = 1.0  # a start's dollars are compared with rents as if the replica ran for this long
-UNCOVERED_USD_PER_HOUR = 1e5  # per unit of work without a replica; far above any rent
+# Per unit of work without a replica, of the deployment to which a unit is worth most; far above any rent. To others it
+# is worth as much less as it really is, down to the least share, which is still above any rent.
+UNCOVERED_USD_PER_HOUR = 1e5
+LEAST_WORTH = 0.02
 BELOW_FLOOR_USD_PER_HOUR = 1e6
+OUTBID_MARGIN = 0.25  # whoever takes the GPUs of a running replica must have this much more use for them
+SHADOW_PRICE = 0.05  # of the list price, for GPUs that are paid anyway: above nothing, so that ratios stay finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +39,44 @@ class Choice:
     usd_per_hour: float
     start_usd: float
     placed: int  # replicas that have their GPUs
-    slots: int  # more that the pool could take (0: closed)
+    slots: int  # more that the pool could take
+    open: bool = True  # whether the pool may be asked for more, even for GPUs that others give up
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one deployment wants covered."""
+    """What one deployment wants covered. `key` is namespace/name."""
 
     key: str
     units: float
     floor: int
     ceiling: int
     choices: tuple[Choice, ...]
+    usd_per_unit_hour: float = 1.0  # what an hour of a unit's work costs where no replica does it
+
+    @property
+    def namespace(self) -> str:
+        return self.key.partition("/")[0]
+
+    @property
+    def lacks(self) -> bool:
+        """Whether the replicas that have their GPUs do not cover it."""
+        units = sum(c.placed * c.units_per_replica for c in self.choices)
+        return units < self.units - 1e-3 or sum(c.placed for c in self.choices) < self.floor
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a pool holds for all deployments together."""
+
+    pool: str
+    free_gpus: int  # that they may newly take
+    slots: Mapping[int, int] = field(default_factory=dict)  # by GPUs of a replica: how many of that size fit
+    reserved_gpus: int = 0  # of those that replicas of this model hold or take: paid anyway
+    usd_per_gpu_hour: float = 0.0
+    namespace_gpus: Mapping[str, int] = field(
+        default_factory=dict
+    )  # that replicas of this model may hold; else no limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,79 +85,160 @@ class Mix:
     uncovered_units: float
 
 
-def solve(needs: Sequence[Need], free_gpus: Mapping[str, int]) -> dict[str, Mix]:
-    """The cheapest mix for each need, by key.
+def solve(needs: Sequence[Need], rooms: Iterable[Room]) -> dict[str, Mix]:
+    """The cheapest mix for each need, by key. The order of needs and rooms does not matter.
 
-    `free_gpus` bounds what all deployments together may newly take from a pool. The order of the needs does not
-    matter. Raises RuntimeError if the solver fails: the model is always feasible, so that is a fault of ours.
+    Raises RuntimeError if the solver fails: the model is always feasible, so that is a fault of ours.
     """
-    return dict(_solve(tuple(sorted(needs, key=lambda n: n.key)), tuple(sorted(free_gpus.items()))))
+    most = max((need.usd_per_unit_hour for need in needs), default=0.0)
+    weighed = [
+        replace(need, usd_per_unit_hour=round(max(need.usd_per_unit_hour / most, LEAST_WORTH), 2) if most > 0 else 1.0)
+        for need in needs
+    ]
+    frozen = tuple(
+        (r.pool, r.free_gpus, tuple(sorted(r.slots.items())), r.reserved_gpus, r.usd_per_gpu_hour)
+        + (tuple(sorted(r.namespace_gpus.items())),)
+        for r in sorted(rooms, key=lambda r: r.pool)
+    )
+    return dict(_solve(tuple(sorted(weighed, key=lambda n: n.key)), frozen))
+
+
+class _Model:
+    """Variables with their costs and bounds, and rows over them."""
+
+    def __init__(self) -> None:
+        self.cost: list[float] = []
+        self.upper: list[float] = []
+        self.integer: list[int] = []
+        self.rows: list[dict[int, float]] = []
+        self.low: list[float] = []
+        self.high: list[float] = []
+
+    def variable(self, cost: float, upper: float = np.inf, integer: bool = False) -> int:
+        self.cost.append(cost)
+        self.upper.append(upper)
+        self.integer.append(int(integer))
+        return len(self.cost) - 1
+
+    def constrain(self, row: Mapping[int, float], low: float, high: float) -> None:
+        self.rows.append(dict(row))
+        self.low.append(low)
+        self.high.append(high)
+
+    def solve(self) -> np.ndarray:
+        matrix = lil_array((len(self.rows), len(self.cost)))
+        for i, row in enumerate(self.rows):
+            for j, factor in row.items():
+                matrix[i, j] = factor
+        # The gap is relative to the whole cost, penalties included: it must stay below a cent of rent beside them.
+        result = milp(
+            np.array(self.cost),
+            integrality=np.array(self.integer),
+            bounds=Bounds(np.zeros(len(self.cost)), np.array(self.upper)),
+            constraints=LinearConstraint(matrix.tocsr(), self.low, self.high),
+            options={"node_limit": 20_000, "mip_rel_gap": 1e-9},
+        )
+        if result.x is None:
+            raise RuntimeError(f"the placement model has no solution: {result.message}")
+        found: np.ndarray = result.x
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A choice's variables: replicas that stay, new ones, and GPUs given up to others (None: none may be)."""
+
+    need: Need
+    choice: Choice
+    kept: int
+    new: int
+    given: int | None
 
 
 # Most ticks change no input of the mix, and the solve is the dearest step of a plan.
 @lru_cache(maxsize=64)
-def _solve(needs: tuple[Need, ...], free_gpus: tuple[tuple[str, int], ...]) -> dict[str, Mix]:
-    columns = [(need, choice) for need in needs for choice in need.choices]
-    if not columns:
+def _solve(needs: tuple[Need, ...], frozen: tuple[tuple[Any, ...], ...]) -> dict[str, Mix]:
+    rooms = [Room(pool, free, dict(slots), *rest, dict(caps)) for pool, free, slots, *rest, caps in frozen]
+    if not any(need.choices for need in needs):
         return {need.key: Mix({}, need.units) for need in needs}
-    count, deployments = len(columns), len(needs)
-    # Variables: kept and new replicas of each column, then uncovered units and missing floor of each need.
-    size = 2 * count + 2 * deployments
-    cost, upper, integer = np.zeros(size), np.full(size, np.inf), np.zeros(size)
-    for i, (need, choice) in enumerate(columns):
-        tie = 1e-6 * i  # equal offers go in the order of the deployment's variants
-        cost[i] = choice.usd_per_hour + tie
-        cost[count + i] = choice.usd_per_hour + choice.start_usd / START_COST_HORIZON_HOURS + tie
-        upper[i], upper[count + i] = choice.placed, min(choice.slots, need.ceiling)
-    integer[: 2 * count] = 1
-    cost[2 * count : 2 * count + deployments] = UNCOVERED_USD_PER_HOUR
-    cost[2 * count + deployments :] = BELOW_FLOOR_USD_PER_HOUR
-
-    rows: list[np.ndarray] = []
-    lower_bounds: list[float] = []
-    upper_bounds: list[float] = []
-
-    def constrain(row: np.ndarray, low: float, high: float) -> None:
-        rows.append(row)
-        lower_bounds.append(low)
-        upper_bounds.append(high)
-
-    for d, need in enumerate(needs):
-        cover, number, floor = np.zeros(size), np.zeros(size), np.zeros(size)
-        for i, (owner, choice) in enumerate(columns):
-            if owner is need:
-                cover[[i, count + i]] = choice.units_per_replica
-                number[[i, count + i]] = 1
-        floor[:] = number
-        cover[2 * count + d] = 1
-        floor[2 * count + deployments + d] = 1
+    model = _Model()
+    columns = [_column(model, needs, need, choice) for need in needs for choice in need.choices]
+    uncovered: dict[str, int] = {}
+    for need in needs:
+        own = [c for c in columns if c.need is need]
+        uncovered[need.key] = model.variable(UNCOVERED_USD_PER_HOUR * need.usd_per_unit_hour)
+        missing = model.variable(BELOW_FLOOR_USD_PER_HOUR)
+        number = {v: 1.0 for c in own for v in (c.kept, c.new)}
+        cover = {v: c.choice.units_per_replica for c in own for v in (c.kept, c.new)}
         # The tolerance keeps a replica of 0.9999 units from needing a second one for rounding's sake.
-        constrain(cover, need.units - 1e-3, np.inf)
-        constrain(number, 0, need.ceiling)
-        constrain(floor, need.floor, np.inf)
-    for pool, free in free_gpus:
-        row = np.zeros(size)
-        for i, (_, choice) in enumerate(columns):
-            if choice.pool == pool:
-                row[count + i] = choice.gpus_per_replica
-        constrain(row, 0, free)
+        model.constrain({**cover, uncovered[need.key]: 1}, need.units - 1e-3, np.inf)
+        model.constrain(number, 0, need.ceiling)
+        model.constrain({**number, missing: 1}, need.floor, np.inf)
+    for room in rooms:
+        _share(model, room, [c for c in columns if c.choice.pool == room.pool])
+    found = model.solve()
+    return {
+        need.key: Mix(
+            {c.choice.variant: round(found[c.kept] + found[c.new]) for c in columns if c.need is need},
+            max(0.0, float(found[uncovered[need.key]]) - 1e-3),
+        )
+        for need in needs
+    }
 
-    # The gap is relative to the whole cost, penalties included: it must stay below a cent of rent beside them.
-    result = milp(
-        cost,
-        integrality=integer,
-        bounds=Bounds(np.zeros(size), upper),
-        constraints=LinearConstraint(np.array(rows), lower_bounds, upper_bounds),
-        options={"node_limit": 20_000, "mip_rel_gap": 1e-9},
+
+def _column(model: _Model, needs: Sequence[Need], need: Need, choice: Choice) -> _Column:
+    tie = 1e-6 * len(model.cost)  # equal offers go in the order of the deployment's variants
+    kept = model.variable(choice.usd_per_hour + tie, choice.placed, integer=True)
+    # What others could give up is bounded by the rows of the pool.
+    most = need.ceiling if choice.open and _rivals(needs, need, choice) else min(choice.slots, need.ceiling)
+    start = choice.start_usd / START_COST_HORIZON_HOURS
+    new = model.variable(choice.usd_per_hour + start + tie, most, integer=True)
+    given = None
+    if choice.placed and any(
+        other is not need and other.lacks and c.open and c.pool == choice.pool
+        for other in needs
+        for c in other.choices
+        if c.gpus_per_replica <= choice.gpus_per_replica
+    ):
+        worth = UNCOVERED_USD_PER_HOUR * need.usd_per_unit_hour * choice.units_per_replica / choice.gpus_per_replica
+        given = model.variable(OUTBID_MARGIN * worth, choice.placed * choice.gpus_per_replica)
+        gpus = float(choice.gpus_per_replica)
+        model.constrain({given: 1.0, kept: gpus}, 0, choice.placed * gpus)
+    return _Column(need, choice, kept, new, given)
+
+
+def _rivals(needs: Sequence[Need], need: Need, choice: Choice) -> bool:
+    """Whether others hold GPUs in the pool that a replica of this size could take whole: a smaller replica's GPUs
+    may lie on another node than the next one's."""
+    return need.lacks and any(
+        c.pool == choice.pool and c.placed and c.gpus_per_replica >= choice.gpus_per_replica
+        for other in needs
+        if other is not need
+        for c in other.choices
     )
-    if result.x is None:
-        raise RuntimeError(f"the placement model has no solution: {result.message}")
-    mixes: dict[str, Mix] = {}
-    for d, need in enumerate(needs):
-        replicas = {
-            choice.variant: round(result.x[i] + result.x[count + i])
-            for i, (owner, choice) in enumerate(columns)
-            if owner is need
-        }
-        mixes[need.key] = Mix(replicas, max(0.0, float(result.x[2 * count + d]) - 1e-3))
-    return mixes
+
+
+def _share(model: _Model, room: Room, columns: Sequence[_Column]) -> None:
+    """What all may hold of one pool."""
+    if not columns:
+        return
+    for size in sorted({c.choice.gpus_per_replica for c in columns}):
+        large = [c for c in columns if c.choice.gpus_per_replica >= size]
+        row = {c.new: float(c.choice.gpus_per_replica) for c in large}
+        given = {c.given: -1.0 for c in large if c.given is not None}
+        free = min(room.free_gpus, room.slots.get(size, room.free_gpus // size) * size)
+        model.constrain({**row, **given}, -np.inf, free)
+        # What a deployment gives up is for others: its own variants in the pool do not share it.
+        for key in {c.need.key for c in columns if c.given is not None}:
+            own = [c for c in large if c.need.key == key]
+            if len(own) > 1:
+                rest = {v: -1.0 for v in given if v not in {c.given for c in own}}
+                model.constrain({**{c.new: float(c.choice.gpus_per_replica) for c in own}, **rest}, -np.inf, free)
+    held = {v: float(c.choice.gpus_per_replica) for c in columns for v in (c.kept, c.new)}
+    if room.reserved_gpus:
+        paid = model.variable(-(1 - SHADOW_PRICE) * room.usd_per_gpu_hour, room.reserved_gpus)
+        model.constrain({**held, paid: -1.0}, 0, np.inf)
+    for namespace, most in room.namespace_gpus.items():
+        own_held = {v: held[v] for c in columns if c.need.namespace == namespace for v in (c.kept, c.new)}
+        if own_held:
+            model.constrain(own_held, 0, max(0, most))

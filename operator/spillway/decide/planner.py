@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from spillway.decide import drain, placement, pools, spill
 from spillway.decide.demand import cold_start_seconds
 from spillway.decide.memory import DeploymentMemory, DrainingReplica, Memory, PoolMemory
 from spillway.decide.outcome import DeploymentPlan, Plan, WorkloadPlan
-from spillway.decide.snapshot import Deployment, Phase, Snapshot
+from spillway.decide.snapshot import Deployment, Phase, Pool, Snapshot
 from spillway.decide.target import Target, asked_by_variant, target
 from spillway.decide.words import decisions
 
@@ -24,14 +24,12 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
         d.key: target(snapshot, d, memory.deployments.get(d.key, DeploymentMemory()), open_pools, seconds)
         for d in snapshot.deployments
     }
-    free = {p.name: p.free_slots(1) for p in snapshot.pools}
-    mixes = placement.solve([t.need for t in targets.values() if t.need is not None], free)
+    needs = [t.need for t in targets.values() if t.need is not None]
+    mixes = placement.solve(needs, [room(p, needs, snapshot) for p in snapshot.pools])
 
     plans, memories = [], {}
     for deployment in snapshot.deployments:
-        outcome, remembered = settle(
-            snapshot, deployment, targets[deployment.key], mixes.get(deployment.key), open_pools
-        )
+        outcome, remembered = settle(snapshot, deployment, targets, mixes.get(deployment.key), open_pools)
         plans.append(outcome)
         memories[deployment.key] = remembered
     pool_plans = tuple(pools.plan_of(p, pool_memory[p.name], snapshot.time) for p in snapshot.pools)
@@ -41,20 +39,47 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
     )
 
 
+def room(pool: Pool, needs: Sequence[placement.Need], snapshot: Snapshot) -> placement.Room:
+    """What the pool has for the deployments that are decided on now; others keep what they have."""
+    here = [(need, c) for need in needs for c in need.choices if c.pool == pool.name]
+    sizes: dict[int, int] = {}
+    for variant in (v for d in snapshot.deployments for v in d.variants if v.pool == pool.name):
+        fit = pool.free_slots(variant.gpus_per_replica, variant.nodes_per_replica)
+        sizes[variant.gpus_per_replica] = max(fit, sizes.get(variant.gpus_per_replica, 0))
+    placed = {need.namespace: 0 for need, _ in here}
+    for need, choice in here:
+        placed[need.namespace] += choice.placed * choice.gpus_per_replica
+    others = max(0, pool.used_gpus - sum(placed.values()))
+    most = pool.max_gpus_per_namespace
+    return placement.Room(
+        pool.name,
+        pool.free_slots(1),
+        sizes,
+        max(0, pool.reserved_gpus - others),
+        pool.usd_per_gpu_hour,
+        {}
+        if most is None
+        else {n: most - max(0, pool.used_by_namespace.get(n, 0) - held) for n, held in placed.items()},
+    )
+
+
 def settle(
     snapshot: Snapshot,
     deployment: Deployment,
-    wanted: Target,
+    targets: Mapping[str, Target],
     mix: placement.Mix | None,
     open_pools: frozenset[str],
 ) -> tuple[DeploymentPlan, DeploymentMemory]:
     """The plan of one deployment once the pools are shared out."""
+    wanted = targets[deployment.key]
     asked = asked_by_variant(deployment)
     if mix is None or wanted.need is None:
         desired = dict(asked)
     else:
         units = {c.variant: c.units_per_replica for c in wanted.need.choices}
-        needed = max(wanted.need.units, min(1.0, wanted.need.floor))
+        # What the mix gives up without a substitute, because the GPUs are worth more to others, does not stay.
+        covered = sum(units.get(name, 0.0) * n for name, n in mix.replicas.items())
+        needed = min(max(wanted.need.units, min(1.0, wanted.need.floor)), covered)
         desired = keep_until_replaced(deployment, dict(mix.replicas), asked, units, needed)
     desired = {name: n for name, n in desired.items() if n > 0 or name in asked}
     workloads, draining = plan_workloads(snapshot, deployment, wanted.memory, desired)
@@ -67,7 +92,7 @@ def settle(
         workloads=workloads,
         gate=spill.gate(deployment, frozenset(d.name for d in draining)),
         spill=spill.plan_spill(snapshot, deployment, start_seconds, short),
-        decisions=decisions(snapshot, deployment, desired, before, wanted, mix, open_pools),
+        decisions=decisions(snapshot, deployment, desired, before, targets, mix, open_pools),
         work=wanted.work,
         reference=wanted.reference.name if wanted.reference else wanted.memory.reference,
         spill_cost_ratio=wanted.prices.spill_cost_ratio if wanted.prices else None,

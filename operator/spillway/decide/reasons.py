@@ -14,6 +14,8 @@ class Code(StrEnum):
     NO_GPU = "NoGPU"
     POOL_OUT_OF_CAPACITY = "PoolOutOfCapacity"
     CHEAPER_VARIANT = "CheaperVariant"
+    RESERVED_FIRST = "ReservedFirst"
+    OUTBID = "Outbid"
     BUDGET_SPENT = "BudgetSpent"
     COLD_START_COVER = "ColdStartCover"
     SATURATED = "Saturated"

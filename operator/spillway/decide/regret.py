@@ -70,7 +70,9 @@ def step(layers: Layers, load: tuple[float, ...], prices: Prices, seconds: float
     beta = prices.start_usd
     regrets, on = [], []
     for k, share in enumerate(load):
-        gain = (prices.off_usd_per_second * share - prices.rent_usd_per_second) * seconds
+        # A layer whose rent is a fraction of the list price has its regret and its beta divided by that fraction, so
+        # that all layers are counted on one scale.
+        gain = (prices.off_usd_per_second * share / prices.rent_share(k) - prices.rent_usd_per_second) * seconds
         regret = min(max(layers.regrets_usd[k] + gain, 0.0), beta)
         regrets.append(regret)
         on.append(regret > 0 if layers.on[k] else regret >= beta)

@@ -6,6 +6,7 @@ Prometheus and the ledger; `simulate` fills it from a virtual cluster. Times are
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -159,6 +160,11 @@ class Pool:
     provisioning_timeout_seconds: float = 900.0
     max_gpus: int | None = None  # never more than this in use by Spillway
     used_gpus: int = 0  # by Spillway's pods with a node
+    used_by_namespace: Mapping[str, int] = field(default_factory=dict)  # of those
+    max_gpus_per_namespace: int | None = None
+    foreign_gpus: int = 0  # held by pods that are not Spillway's
+    usd_per_gpu_hour: float = 0.0
+    reserved_gpus: int = 0  # paid whether used or not
 
     def free_slots(self, gpus_per_replica: int, nodes: int = 1) -> int:
         """Replicas of that many GPUs, in equal parts on `nodes` nodes each, which could still be placed."""
@@ -171,6 +177,12 @@ class Pool:
         if self.max_gpus is not None:
             slots = min(slots, max(0, self.max_gpus - self.used_gpus) // gpus_per_replica)
         return slots
+
+    def namespace_gpus(self, namespace: str) -> int | None:
+        """GPUs that the namespace may still take; None: no limit but the pool's own."""
+        if self.max_gpus_per_namespace is None:
+            return None
+        return max(0, self.max_gpus_per_namespace - self.used_by_namespace.get(namespace, 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from spillway.decide import placement, regret
 from spillway.decide.demand import Prices, cold_start_seconds, prices, usd_per_unit, work_per_request
 from spillway.decide.memory import DeploymentMemory
 from spillway.decide.placement import Need
-from spillway.decide.snapshot import Demand, Deployment, Phase, Snapshot, Variant
+from spillway.decide.snapshot import Demand, Deployment, Phase, Pool, Snapshot, Variant
 
 COLD_START_WEIGHT = 0.3  # of a new measurement in the EWMA
 
@@ -48,9 +48,11 @@ def target(
     reference = choose_reference(deployment, memory, mix, open_pools)
     stop_seconds = snapshot.settings.deregister_seconds
     rates = prices(deployment, mix, reference, cold_start_seconds(memory, reference), stop_seconds)
+    off_usd_per_hour = rates.off_usd_per_second * 3600
     per_request = work_per_request(reference, mix)
     # Rounded, so that the noise of the token mix does not change the choice of variants from tick to tick.
     units = {v.name: round(per_request / work_per_request(v, mix), 2) for v in deployment.variants}
+    rates = replace(rates, rent_shares=rent_shares(snapshot, deployment, reference, units, open_pools))
     before = deployment.variant(memory.reference)
     if before is not None and before.name != reference.name:
         beta_before = prices(deployment, mix, before, cold_start_seconds(memory, before), stop_seconds).start_usd
@@ -72,9 +74,8 @@ def target(
         memory = note_crossing(memory, units_before, work, snapshot.time)
     else:
         count = 0
-    need = placement.Need(
-        deployment.key, float(count), floor, ceiling, choices(snapshot, deployment, memory, units, open_pools)
-    )
+    offers = choices(snapshot, deployment, memory, units, open_pools)
+    need = placement.Need(deployment.key, float(count), floor, ceiling, offers, off_usd_per_hour)
     return Target(replace(memory, reference=reference.name), need, reference, rates, work, stale, float(units_before))
 
 
@@ -186,6 +187,7 @@ def choices(
             1 for r in deployment.replicas if r.variant == variant.name and r.phase in (Phase.STARTING, Phase.READY)
         )
         start_usd = variant.usd_per_hour / 3600 * cold_start_seconds(memory, variant)
+        is_open = variant.pool in open_pools
         found.append(
             placement.Choice(
                 variant=variant.name,
@@ -195,9 +197,52 @@ def choices(
                 usd_per_hour=variant.usd_per_hour,
                 start_usd=round(start_usd, 1),
                 placed=placed,
-                slots=pool.free_slots(variant.gpus_per_replica, variant.nodes_per_replica)
-                if variant.pool in open_pools
-                else 0,
+                slots=slots(pool, variant, deployment.namespace) if is_open else 0,
+                open=is_open,
             )
         )
     return tuple(found)
+
+
+def slots(pool: Pool, variant: Variant, namespace: str) -> int:
+    """Replicas of the variant that the pool has room for and the namespace may still take."""
+    room, allowed = pool.free_slots(variant.gpus_per_replica, variant.nodes_per_replica), pool.namespace_gpus(namespace)
+    return room if allowed is None else min(room, allowed // variant.gpus_per_replica)
+
+
+def rent_shares(
+    snapshot: Snapshot,
+    deployment: Deployment,
+    reference: Variant,
+    units: Mapping[str, float],
+    open_pools: frozenset[str],
+) -> tuple[float, ...]:
+    """What the first layers cost of the reference's rent, as far as GPUs that are paid anyway carry them: those that
+    the deployment's replicas hold now and those that nobody holds, at the shadow price."""
+    cheap: list[tuple[float, float]] = []  # share of the rent, units of work
+    for variant in deployment.variants:
+        pool = snapshot.pool(variant.pool)
+        if pool is None or not pool.reserved_gpus or not units[variant.name]:
+            continue
+        own = sum(
+            variant.gpus_per_replica
+            for r in deployment.replicas
+            if r.variant == variant.name and r.phase in (Phase.STARTING, Phase.READY)
+        )
+        # Where more is held than is reserved, each holder has the same share of it at the low price.
+        carried = own * min(1.0, pool.reserved_gpus / max(pool.used_gpus, own, 1))
+        if pool.name in open_pools:
+            carried += max(0, pool.reserved_gpus - pool.used_gpus)
+        usd_per_unit = variant.usd_per_hour / units[variant.name]
+        share = placement.SHADOW_PRICE * usd_per_unit / max(reference.usd_per_hour, 1e-9)
+        cheap.append((min(share, 1.0), carried / variant.gpus_per_replica * units[variant.name]))
+    shares: list[float] = []
+    left, whole = 1.0, 0.0  # of the present layer: what no GPU carries yet, and its share so far
+    for share, carried_units in sorted(cheap):
+        while carried_units > 1e-9:
+            part = min(left, carried_units)
+            left, whole, carried_units = left - part, whole + part * share, carried_units - part
+            if left <= 1e-9:
+                shares.append(whole)
+                left, whole = 1.0, 0.0
+    return tuple([*shares, whole + left] if left < 1.0 else shares)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from spillway.decide.holders import holders
 from spillway.decide.outcome import Decision
 from spillway.decide.placement import Mix
 from spillway.decide.reasons import Code
@@ -26,13 +27,15 @@ def decisions(
     deployment: Deployment,
     desired: Mapping[str, int],
     before: Mapping[str, int],
-    target: Target,
+    targets: Mapping[str, Target],
     mix: Mix | None,
     open_pools: frozenset[str],
 ) -> tuple[Decision, ...]:
-    """Changes of wanted replicas by variant (`before` is the last plan's), then what held the plan back."""
+    """Changes of wanted replicas by variant (`before` is the last plan's), then what held the plan back. `targets`: of
+    all deployments, by key."""
+    short = mix is not None and mix.uncovered_units > 0
     told = [
-        change(snapshot, deployment, variant, before, desired, target, open_pools)
+        change(snapshot, deployment, variant, before, desired, targets, open_pools, short)
         for variant in deployment.variants
         if before.get(variant.name, 0) != desired.get(variant.name, 0)
     ]
@@ -42,7 +45,7 @@ def decisions(
                 f"{before[name]}→{desired.get(name, 0)} {name}: the spec or its pool no longer allows this variant"
             )
             told.append(Decision(Code.NO_VARIANT, message, name, before[name], desired.get(name, 0)))
-    return (*told, *limits(deployment, desired, target, mix))
+    return (*told, *limits(snapshot, deployment, desired, targets, mix, open_pools))
 
 
 def change(
@@ -51,12 +54,16 @@ def change(
     variant: Variant,
     before: Mapping[str, int],
     desired: Mapping[str, int],
-    target: Target,
+    targets: Mapping[str, Target],
     open_pools: frozenset[str],
+    short: bool,
 ) -> Decision:
-    """Why the wanted replicas of one variant change, with the dollars."""
+    """Why the wanted replicas of one variant change, with the dollars. `short`: the pools do not hold all wanted."""
+    target = targets[deployment.key]
     old, new = before.get(variant.name, 0), desired.get(variant.name, 0)
-    code, why = cause(deployment, variant, before, desired, target, open_pools)
+    code, why = cause(snapshot, deployment, variant, before, desired, target, open_pools)
+    if new < old and short and code is Code.CHEAPER_VARIANT:
+        code, why = Code.OUTBID, f"makes way; {holders(snapshot, deployment, variant, targets)}"
     usd = (new - old) * variant.usd_per_hour
     if code in (Code.DEMAND_ROSE, Code.DEMAND_FELL) and target.work is not None and target.prices is not None:
         why, usd = demand_words(snapshot, variant, old, new, target)
@@ -64,6 +71,7 @@ def change(
 
 
 def cause(
+    snapshot: Snapshot,
     deployment: Deployment,
     variant: Variant,
     before: Mapping[str, int],
@@ -85,6 +93,9 @@ def cause(
             return Code.POOL_OUT_OF_CAPACITY, f"pool {closed} gives no GPUs; next cheapest is {variant.pool} at {rate}"
         if sum(before.values()) < deployment.min_replicas:
             return Code.FLOOR_RAISED, f"minReplicas is {deployment.min_replicas} ({rate})"
+        pool = snapshot.pool(variant.pool)
+        if pool is not None and pool.reserved_gpus >= pool.used_gpus + variant.gpus_per_replica:
+            return Code.RESERVED_FIRST, f"{variant.pool} has GPUs that are paid anyway (listed at {rate})"
         return Code.CHEAPER_VARIANT, f"to take the place of {others or 'dearer replicas'}, at {rate}"
     if deployment.floor_only:
         return Code.BUDGET_SPENT, f"a GPU budget is spent: down to minReplicas {deployment.min_replicas} ({rate})"
@@ -114,8 +125,16 @@ def demand_words(snapshot: Snapshot, variant: Variant, old: int, new: int, targe
     return words, usd if new > old else -usd
 
 
-def limits(deployment: Deployment, desired: Mapping[str, int], target: Target, mix: Mix | None) -> list[Decision]:
+def limits(
+    snapshot: Snapshot,
+    deployment: Deployment,
+    desired: Mapping[str, int],
+    targets: Mapping[str, Target],
+    mix: Mix | None,
+    open_pools: frozenset[str],
+) -> list[Decision]:
     """What kept the plan from what demand asks for."""
+    target = targets[deployment.key]
     told: list[Decision] = []
     total = sum(desired.values())
     if not deployment.variants:
@@ -135,7 +154,12 @@ def limits(deployment: Deployment, desired: Mapping[str, int], target: Target, m
         message = f"held at {total}: the metrics {age}"
         told.append(Decision(Code.METRICS_STALE, message, before=total, after=total))
     if mix is not None and mix.uncovered_units > 0:
-        message = f"the pools lack room for {mix.uncovered_units:.1f} replicas of work; it spills or is refused"
+        by_pool = {v.pool: v for v in reversed(deployment.variants)}
+        who = ". ".join(
+            holders(snapshot, deployment, variant, targets) if pool in open_pools else f"{pool}: out of capacity"
+            for pool, variant in sorted(by_pool.items())
+        )
+        message = f"the pools lack room for {mix.uncovered_units:.1f} replicas of work; it spills or is refused. {who}"
         told.append(Decision(Code.NO_GPU, message, before=total, after=total))
     if (
         target.need is not None
