@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import spillway.cli.explain
 import spillway.controller.process  # noqa: F401 (the whole operator)
-from spillway.decide.placement import Choice, Need, solve
+from spillway.decide.placement import Choice, Need, Room, solve
 from spillway.observe.prometheus import Prometheus
 from spillway.observe.traffic import Windows, look
 
@@ -43,7 +43,7 @@ def ask() -> float:
 def plan() -> int:
     """Replicas that three units of work need where one replica does two."""
     choice = Choice("fp8", "h200", 8, units_per_replica=2.0, usd_per_hour=20.0, start_usd=1.0, placed=0, slots=4)
-    mix = solve([Need("chat/glm-5", units=3.0, floor=0, ceiling=4, choices=(choice,))], {"h200": 32})
+    mix = solve([Need("chat/glm-5", units=3.0, floor=0, ceiling=4, choices=(choice,))], [Room("h200", 32)])
     return mix["chat/glm-5"].replicas["fp8"]
 
 

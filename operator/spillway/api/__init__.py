@@ -24,7 +24,16 @@ from spillway.api.externalprovider import (
     ProviderModel,
     TokenPrice,
 )
-from spillway.api.gpupool import Billing, GPUPool, GPUPoolSpec, GPUPoolStatus, Interconnect, MultiNode, NodeCache
+from spillway.api.gpupool import (
+    Billing,
+    GPUPool,
+    GPUPoolSpec,
+    GPUPoolStatus,
+    Interconnect,
+    MultiNode,
+    NodeCache,
+    Toleration,
+)
 from spillway.api.model import Cache, Precision, Profile
 from spillway.api.moedeployment import (
     DRY_RUN_ANNOTATION,
@@ -108,6 +117,7 @@ __all__ = [
     "SpillStatus",
     "Strategy",
     "TokenPrice",
+    "Toleration",
     "VariantCapacity",
     "VariantStatus",
     "WantedParallelism",

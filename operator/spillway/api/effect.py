@@ -30,11 +30,8 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
     "GPUPool": {
         "spec.gpu.interconnect": None,
         "spec.gpu.rdmaResource": None,
-        "spec.price.billing": "OnDemand",
-        "spec.price.reservedGPUs": None,
         "spec.topology.computeDomain": False,
         "spec.nodeCache": None,
-        "spec.maxGPUsPerNamespace": None,
         "spec.priorityClassName": None,
     },
     "ExternalProvider": {

@@ -9,8 +9,8 @@ from spillway.decide.target import Target
 
 
 def usd_per_gpu_hour(target: Target | None, variant: str, pool: str = "") -> float | None:
-    """What an hour of one GPU is worth to a deployment: what the work costs elsewhere that it does there. Of its variant
-    of that name, or of its best one in `pool`; None while nobody knows (no metrics)."""
+    """What an hour of one GPU is worth to a deployment: what the work costs elsewhere that it does there. Of its
+    variant of that name, or of its best one in `pool`; None while nobody knows (no metrics)."""
     if target is None or target.need is None:
         return None
     return max(

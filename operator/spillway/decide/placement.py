@@ -10,9 +10,8 @@ it is worth most; replicas that run make way only for those to whom it is worth 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -71,12 +70,11 @@ class Room:
 
     pool: str
     free_gpus: int  # that they may newly take
-    slots: Mapping[int, int] = field(default_factory=dict)  # by GPUs of a replica: how many of that size fit
+    slots: tuple[tuple[int, int], ...] = ()  # GPUs of a replica, and how many of that size fit
     reserved_gpus: int = 0  # of those that replicas of this model hold or take: paid anyway
     usd_per_gpu_hour: float = 0.0
-    namespace_gpus: Mapping[str, int] = field(
-        default_factory=dict
-    )  # that replicas of this model may hold; else no limit
+    # Namespaces that have a limit, and the GPUs that their replicas of this model may hold.
+    namespace_gpus: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +93,7 @@ def solve(needs: Sequence[Need], rooms: Iterable[Room]) -> dict[str, Mix]:
         replace(need, usd_per_unit_hour=round(max(need.usd_per_unit_hour / most, LEAST_WORTH), 2) if most > 0 else 1.0)
         for need in needs
     ]
-    frozen = tuple(
-        (r.pool, r.free_gpus, tuple(sorted(r.slots.items())), r.reserved_gpus, r.usd_per_gpu_hour)
-        + (tuple(sorted(r.namespace_gpus.items())),)
-        for r in sorted(rooms, key=lambda r: r.pool)
-    )
-    return dict(_solve(tuple(sorted(weighed, key=lambda n: n.key)), frozen))
+    return dict(_solve(tuple(sorted(weighed, key=lambda n: n.key)), tuple(sorted(rooms, key=lambda room: room.pool))))
 
 
 class _Model:
@@ -157,8 +150,7 @@ class _Column:
 
 # Most ticks change no input of the mix, and the solve is the dearest step of a plan.
 @lru_cache(maxsize=64)
-def _solve(needs: tuple[Need, ...], frozen: tuple[tuple[Any, ...], ...]) -> dict[str, Mix]:
-    rooms = [Room(pool, free, dict(slots), *rest, dict(caps)) for pool, free, slots, *rest, caps in frozen]
+def _solve(needs: tuple[Need, ...], rooms: tuple[Room, ...]) -> dict[str, Mix]:
     if not any(need.choices for need in needs):
         return {need.key: Mix({}, need.units) for need in needs}
     model = _Model()
@@ -222,11 +214,12 @@ def _share(model: _Model, room: Room, columns: Sequence[_Column]) -> None:
     """What all may hold of one pool."""
     if not columns:
         return
+    slots = dict(room.slots)
     for size in sorted({c.choice.gpus_per_replica for c in columns}):
         large = [c for c in columns if c.choice.gpus_per_replica >= size]
         row = {c.new: float(c.choice.gpus_per_replica) for c in large}
         given = {c.given: -1.0 for c in large if c.given is not None}
-        free = min(room.free_gpus, room.slots.get(size, room.free_gpus // size) * size)
+        free = min(room.free_gpus, slots.get(size, room.free_gpus // size) * size)
         model.constrain({**row, **given}, -np.inf, free)
         # What a deployment gives up is for others: its own variants in the pool do not share it.
         for key in {c.need.key for c in columns if c.given is not None}:
@@ -238,7 +231,7 @@ def _share(model: _Model, room: Room, columns: Sequence[_Column]) -> None:
     if room.reserved_gpus:
         paid = model.variable(-(1 - SHADOW_PRICE) * room.usd_per_gpu_hour, room.reserved_gpus)
         model.constrain({**held, paid: -1.0}, 0, np.inf)
-    for namespace, most in room.namespace_gpus.items():
+    for namespace, most in room.namespace_gpus:
         own_held = {v: held[v] for c in columns if c.need.namespace == namespace for v in (c.kept, c.new)}
         if own_held:
             model.constrain(own_held, 0, max(0, most))

@@ -50,16 +50,17 @@ def room(pool: Pool, needs: Sequence[placement.Need], snapshot: Snapshot) -> pla
     for need, choice in here:
         placed[need.namespace] += choice.placed * choice.gpus_per_replica
     others = max(0, pool.used_gpus - sum(placed.values()))
-    most = pool.max_gpus_per_namespace
+    left: dict[str, int] = {}
+    if pool.max_gpus_per_namespace is not None:
+        foreign = {n: max(0, pool.used_by_namespace.get(n, 0) - held) for n, held in placed.items()}
+        left = {n: max(0, pool.max_gpus_per_namespace - held) for n, held in foreign.items()}
     return placement.Room(
         pool.name,
         pool.free_slots(1),
-        sizes,
-        max(0, pool.reserved_gpus - others),
-        pool.usd_per_gpu_hour,
-        {}
-        if most is None
-        else {n: most - max(0, pool.used_by_namespace.get(n, 0) - held) for n, held in placed.items()},
+        slots=tuple(sorted(sizes.items())),
+        reserved_gpus=max(0, pool.reserved_gpus - others),
+        usd_per_gpu_hour=pool.usd_per_gpu_hour,
+        namespace_gpus=tuple(sorted(left.items())),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from kubernetes.utils.quantity import parse_quantity
 
-from spillway.api import GPUPool
+from spillway.api import GPUPool, Toleration
 from spillway.decide.snapshot import Pool
 from spillway.observe.cluster import FINISHED, is_ours, of_waiting_groups
 from spillway.observe.objects import Object, Objects, condition, has_labels
@@ -24,11 +24,25 @@ def whole(quantity: str | int | None) -> int:
 
 
 def pool_nodes(pool: GPUPool, objects: Objects) -> list[Object]:
-    """Ready, schedulable nodes of the pool."""
+    """Ready nodes of the pool that take new replicas: not cordoned, and without a taint that the pool does not
+    tolerate, such as a cloud's notice that it takes a spot node away."""
     nodes = [n for n in objects.nodes.values() if has_labels(n, dict(pool.spec.node_selector))]
     ready = [n for n in nodes if (c := condition(n, "Ready")) and c.get("status") == "True"]
-    return sorted(
-        (n for n in ready if not (n.get("spec") or {}).get("unschedulable")), key=lambda n: n["metadata"]["name"]
+    return sorted((n for n in ready if _takes_replicas(n, pool)), key=lambda n: n["metadata"]["name"])
+
+
+def _takes_replicas(node: Object, pool: GPUPool) -> bool:
+    spec = node.get("spec") or {}
+    taints = [t for t in spec.get("taints") or [] if t.get("effect") != "PreferNoSchedule"]
+    return not spec.get("unschedulable") and all(any(_tolerates(o, t) for o in pool.spec.tolerations) for t in taints)
+
+
+def _tolerates(toleration: Toleration, taint: Object) -> bool:
+    """As the scheduler has it: no key with operator Exists matches every taint, no effect every effect."""
+    return (
+        toleration.effect in (None, taint.get("effect"))
+        and (toleration.key == taint.get("key") or (not toleration.key and toleration.operator == "Exists"))
+        and (toleration.operator == "Exists" or toleration.value == taint.get("value", ""))
     )
 
 
@@ -66,7 +80,12 @@ def pool(pool: GPUPool, objects: Objects) -> Pool:
     free = tuple(max(0, allocatable(n, resource) - used.get(n["metadata"]["name"], 0)) for n in nodes)
     present = sum(allocatable(n, resource) for n in nodes)
     most = spec.capacity.max_gpus
-    ours = sum(_held((pod for pod in pods if of_pool(pod, pool)), resource).values())
+    ours = [pod for pod in pods if of_pool(pod, pool)]
+    by_namespace = {
+        namespace: sum(_held((pod for pod in ours if pod["metadata"].get("namespace") == namespace), resource).values())
+        for namespace in sorted({pod["metadata"].get("namespace", "") for pod in ours})
+    }
+    foreign = _held((pod for pod in pods if not is_ours(pod)), resource)
     return Pool(
         name=pool.metadata.name,
         free_gpus_by_node=free,
@@ -74,5 +93,18 @@ def pool(pool: GPUPool, objects: Objects) -> Pool:
         gpus_per_node=spec.gpu.per_node,
         provisioning_timeout_seconds=spec.capacity.provisioning_timeout_seconds,
         max_gpus=most,
-        used_gpus=ours,
+        used_gpus=sum(by_namespace.values()),
+        used_by_namespace=by_namespace,
+        max_gpus_per_namespace=spec.max_gpus_per_namespace,
+        foreign_gpus=sum(foreign.get(node["metadata"]["name"], 0) for node in nodes),
+        usd_per_gpu_hour=float(spec.price.usd_per_gpu_hour),
+        reserved_gpus=reserved(pool, present),
     )
+
+
+def reserved(pool: GPUPool, present: int) -> int:
+    """GPUs of the pool that are paid whether used or not; `present`: those of its nodes."""
+    price = pool.spec.price
+    if price.billing != "Reserved":
+        return 0
+    return present if price.reserved_gpus is None else price.reserved_gpus

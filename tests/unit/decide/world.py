@@ -22,6 +22,7 @@ from spillway.decide.snapshot import (
 
 BLACKWELL = Variant("b200-nvfp4-vllm", "b200", "NVFP4", "vLLM", "rev1", 4, 16.8, 22000, 2800, 68, 300)
 HOPPER = Variant("h200-fp8-vllm", "h200", "FP8", "vLLM", "rev1", 8, 20.0, 11000, 1600, 40, 300)
+ALL = (BLACKWELL, HOPPER)
 ZAI = ProviderOption("zai", "glm-5", 1.0, 3.2, affordable_in_flight=50)
 REQUESTS_PER_UNIT = 1 / (1155 / 22000 + 211 / 2800)
 
@@ -50,6 +51,7 @@ class World:
     work: Callable[[float], float] = lambda _: 0.5  # replicas of Blackwell that demand would fill
     stock: dict[str, int] = field(default_factory=lambda: {"b200": 32, "h200": 32})
     pool_gpus: int = 32
+    reserved: dict[str, int] = field(default_factory=dict)  # GPUs that are paid anyway
     cold_start: float = 300.0
     timeout: float = 900.0
     tick: float = 10.0
@@ -71,7 +73,17 @@ class World:
     def snapshot(self) -> Snapshot:
         demand = Demand(self.work(self.now) * REQUESTS_PER_UNIT, 1155, 211) if self.metrics else None
         pools = tuple(
-            Pool(name, (), self.pool_gpus - self.used(name), 8, self.timeout, self.pool_gpus, self.used(name))
+            Pool(
+                name,
+                (),
+                self.pool_gpus - self.used(name),
+                8,
+                self.timeout,
+                self.pool_gpus,
+                self.used(name),
+                usd_per_gpu_hour=next(v.usd_per_hour / v.gpus_per_replica for v in ALL if v.pool == name),
+                reserved_gpus=self.reserved.get(name, 0),
+            )
             for name in self.stock
         )
         asked = tuple(Asked(v, r, n) for (v, r), n in self.asked.items())

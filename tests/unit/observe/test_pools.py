@@ -63,6 +63,56 @@ def test_nodes_that_cannot_take_pods_are_no_room() -> None:
 
 
 @pytest.mark.parametrize(
+    ("taint", "free"),
+    [
+        ({"key": "nvidia.com/gpu", "effect": "NoSchedule", "value": "present"}, (8,)),
+        ({"key": "nvidia.com/gpu", "effect": "NoExecute"}, ()),
+        ({"key": "cloud.google.com/impending-node-termination", "effect": "NoSchedule"}, ()),
+        ({"key": "team", "value": "search", "effect": "PreferNoSchedule"}, (8,)),
+        ({"key": "team", "value": "search", "effect": "NoSchedule"}, ()),
+        ({"key": "team", "value": "chat", "effect": "NoSchedule"}, (8,)),
+    ],
+    ids=["tolerated", "another effect", "taken away soon", "only preferred", "another value", "this value"],
+)
+def test_a_node_with_a_taint_that_is_not_tolerated_is_no_room(taint: dict[str, str], free: tuple[int, ...]) -> None:
+    tolerations = [
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+        {"key": "team", "operator": "Equal", "value": "chat"},
+    ]
+    tainted = node("n1")
+    tainted["spec"]["taints"] = [taint]
+    assert pools.pool(pool(tolerations=tolerations), objects(tainted)).free_gpus_by_node == free
+
+
+@pytest.mark.parametrize(
+    ("price", "expected"),
+    [({}, 0), ({"billing": "Spot"}, 0), ({"billing": "Reserved"}, 16), ({"billing": "Reserved", "reservedGPUs": 4}, 4)],
+)
+def test_reserved_gpus(price: dict[str, Any], expected: int) -> None:
+    found = pools.pool(
+        pool(**{f"price__{key}": value for key, value in price.items()}), objects(node("n1"), node("n2"))
+    )
+    assert (found.reserved_gpus, found.usd_per_gpu_hour) == (expected, 4.2)
+
+
+def test_who_holds_what() -> None:
+    found = pools.pool(
+        pool(maxGPUsPerNamespace=8),
+        objects(
+            node("n1"),
+            node("n2"),
+            pod("a", gpus=4),
+            pod("b", node="n2", gpus=2, namespace="search"),
+            pod("c", node="n2", gpus=1, namespace="search"),
+            pod("foreign", node="n2", gpus=3, labels={}),
+        ),
+    )
+    assert found.used_by_namespace == {"chat": 4, "search": 3}
+    assert (found.used_gpus, found.foreign_gpus) == (7, 3)
+    assert [found.namespace_gpus(n) for n in ("chat", "search", "new")] == [4, 5, 8]
+
+
+@pytest.mark.parametrize(
     ("most", "growable", "slots"),
     [(None, 0, 1), (0, 0, 0), (4, 0, 0), (8, 0, 1), (12, 4, 1), (16, 8, 3), (32, 24, 7)],
 )
