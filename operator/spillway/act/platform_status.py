@@ -32,6 +32,7 @@ from spillway.observe.objects import Objects
 
 CENTS = Decimal("0.01")
 FINE = Decimal("0.0001")
+TOLD_NODES = 3  # that take no replicas, by name; the rest as a number
 
 
 PlatformStatus = GPUPoolStatus | ExternalProviderStatus | CostPolicyStatus
@@ -73,12 +74,13 @@ def of_pool(pool: GPUPool, objects: Objects, plan: PoolPlan | None, catalog: Cat
         conditions.set(ConditionType.READY, False, Reason.UNKNOWN_GPU, words)
     elif not nodes and pool.spec.capacity.max_gpus is None:
         words = (
-            "no ready node has the labels of spec.nodeSelector: add nodes, "
+            f"no node with the labels of spec.nodeSelector takes replicas{left_out(pool, objects)}: add nodes, "
             "or set spec.capacity.maxGPUs if they come on demand"
         )
         conditions.set(ConditionType.READY, False, Reason.NO_NODES, words)
     else:
-        conditions.set(ConditionType.READY, True, Reason.AS_EXPECTED, f"{len(nodes)} nodes are ready")
+        words = f"{len(nodes)} nodes take replicas{left_out(pool, objects)}"
+        conditions.set(ConditionType.READY, True, Reason.AS_EXPECTED, words)
     since = plan.out_of_capacity_since if plan else None
     if plan is not None and since is not None:
         timeout = pool.spec.capacity.provisioning_timeout_seconds
@@ -99,6 +101,13 @@ def of_pool(pool: GPUPool, objects: Objects, plan: PoolPlan | None, catalog: Cat
         cost_per_hour=(ours * pool.spec.price.usd_per_gpu_hour).quantize(CENTS),
         conditions=conditions.conditions,
     )
+
+
+def left_out(pool: GPUPool, objects: Objects) -> str:
+    """`; not n2 (cordoned), n3 (not ready)`, or nothing."""
+    nodes = pools.nodes_left_out(pool, objects)
+    more = f" and {len(nodes) - TOLD_NODES} more" if len(nodes) > TOLD_NODES else ""
+    return f"; not {', '.join(nodes[:TOLD_NODES])}{more}" if nodes else ""
 
 
 def of_provider(

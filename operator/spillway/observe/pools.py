@@ -24,17 +24,36 @@ def whole(quantity: str | int | None) -> int:
 
 
 def pool_nodes(pool: GPUPool, objects: Objects) -> list[Object]:
-    """Ready nodes of the pool that take new replicas: not cordoned, and without a taint that the pool does not
-    tolerate, such as a cloud's notice that it takes a spot node away."""
-    nodes = [n for n in objects.nodes.values() if has_labels(n, dict(pool.spec.node_selector))]
-    ready = [n for n in nodes if (c := condition(n, "Ready")) and c.get("status") == "True"]
-    return sorted((n for n in ready if _takes_replicas(n, pool)), key=lambda n: n["metadata"]["name"])
+    """Nodes of the pool that take new replicas."""
+    return [node for node in _nodes_of(pool, objects) if not _objection(node, pool)]
 
 
-def _takes_replicas(node: Object, pool: GPUPool) -> bool:
-    spec = node.get("spec") or {}
-    taints = [t for t in spec.get("taints") or [] if t.get("effect") != "PreferNoSchedule"]
-    return not spec.get("unschedulable") and all(any(_tolerates(o, t) for o in pool.spec.tolerations) for t in taints)
+def nodes_left_out(pool: GPUPool, objects: Objects) -> list[str]:
+    """Nodes of the pool that take no new replicas, each with why in words."""
+    return [
+        f"{node['metadata']['name']} ({objection})"
+        for node in _nodes_of(pool, objects)
+        if (objection := _objection(node, pool))
+    ]
+
+
+def _nodes_of(pool: GPUPool, objects: Objects) -> list[Object]:
+    nodes = (n for n in objects.nodes.values() if has_labels(n, dict(pool.spec.node_selector)))
+    return sorted(nodes, key=lambda n: n["metadata"]["name"])
+
+
+def _objection(node: Object, pool: GPUPool) -> str:
+    """Why a node takes no replicas: lost, cordoned, or a taint that the pool does not tolerate, such as a cloud's
+    notice that it takes a spot node away."""
+    spec, ready = node.get("spec") or {}, condition(node, "Ready")
+    if not ready or ready.get("status") != "True":
+        return "not ready"
+    if spec.get("unschedulable"):
+        return "cordoned"
+    for taint in spec.get("taints") or []:
+        if taint.get("effect") != "PreferNoSchedule" and not any(_tolerates(o, taint) for o in pool.spec.tolerations):
+            return f"taint {taint.get('key')}:{taint.get('effect')} is not tolerated"
+    return ""
 
 
 def _tolerates(toleration: Toleration, taint: Object) -> bool:

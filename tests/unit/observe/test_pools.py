@@ -62,6 +62,17 @@ def test_nodes_that_cannot_take_pods_are_no_room() -> None:
     assert found.free_slots(1) == 0
 
 
+def test_nodes_that_take_no_replicas_are_told_with_why() -> None:
+    tainted = node("tainted")
+    tainted["spec"]["taints"] = [{"key": "team", "value": "search", "effect": "NoSchedule"}]
+    seen = objects(node("lost", ready=False), node("cordoned", cordoned=True), tainted, node("well"))
+    assert pools.nodes_left_out(pool(), seen) == [
+        "cordoned (cordoned)",
+        "lost (not ready)",
+        "tainted (taint team:NoSchedule is not tolerated)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("taint", "free"),
     [
