@@ -71,7 +71,7 @@ def test_models_and_gpus_of_the_catalog_are_listed() -> None:
     for model in catalog.models:
         assert f"`{model}`" in page("users.md"), model
     for gpu in catalog.gpus:
-        assert gpu in page("platform.md"), gpu
+        assert gpu in page("pools.md"), gpu
 
 
 def test_make_targets_exist() -> None:
