@@ -25,7 +25,14 @@ from e2e.cluster.cluster import Cluster
 from e2e.cluster.handle import ClusterHandle
 from e2e.cluster.kind.cluster import KindCluster
 from e2e.cluster.processes import Say
-from e2e.cluster.settings import DEFAULT_POOLS, H100_POOL, SYSTEM_NAMESPACE, ClusterConfig, Provider
+from e2e.cluster.settings import (
+    BLACKWELL_ULTRA_POOLS,
+    DEFAULT_POOLS,
+    H100_POOL,
+    SYSTEM_NAMESPACE,
+    ClusterConfig,
+    Provider,
+)
 from e2e.load.generator import LoadRun, Target
 from e2e.load.schedule import Schedule
 from e2e.load.summary import Record, Summary
@@ -53,9 +60,12 @@ def providers() -> list[Provider]:
 
 
 def config() -> ClusterConfig:
-    """Cold starts of about ten seconds; nodes come within three. Replicas may take several H100 nodes."""
+    """Cold starts of about ten seconds; nodes come within three. Replicas may take several H100 nodes, and there are
+    Blackwell Ultra for every model at once."""
     pools = [pool.model_copy(update={"provisioning_seconds": 3}) for pool in (*DEFAULT_POOLS, H100_POOL)]
-    return ClusterConfig(pools=pools, providers=providers(), loopback_prefix="auto", leader_worker_sets=True)
+    return ClusterConfig(
+        pools=[*pools, *BLACKWELL_ULTRA_POOLS], providers=providers(), loopback_prefix="auto", leader_worker_sets=True
+    )
 
 
 def kind_config() -> ClusterConfig:
@@ -234,9 +244,11 @@ class Stage:
         target = Target(tuple(self.urls()), f"{name}.{namespace}", "glm-5")
         return BackgroundLoad(LoadRun(target, schedule, **options))
 
-    def ask(self, name: str, content: str, namespace: str = NAMESPACE, url: str | None = None) -> Answer:
+    def ask(
+        self, name: str, content: str, namespace: str = NAMESPACE, url: str | None = None, model: str = "glm-5"
+    ) -> Answer:
         """One chat completion, whatever comes of it; at any gateway unless `url` names one."""
-        body = {"model": "glm-5", "messages": [{"role": "user", "content": content}]}
+        body = {"model": model, "messages": [{"role": "user", "content": content}]}
         headers = {"Host": f"{name}.{namespace}", "Content-Type": "application/json"}
         address = f"{url or self.urls()[0]}/v1/chat/completions"
         request = urllib.request.Request(address, json.dumps(body).encode(), headers)

@@ -121,6 +121,33 @@ H100_POOL = Pool(
 )
 """Beside the default pools where a model shall need more than one node."""
 
+BLACKWELL_ULTRA_POOLS = [
+    Pool(
+        name="blackwell-b300",
+        product="NVIDIA-B300-SXM6-AC",
+        memory_mib=275040,
+        compute_capability="10.3",
+        speeds={"NVFP4": Speed(prefill_tokens_per_second_per_gpu=6500, decode_tokens_per_second_per_gpu=850)},
+        nodes=7,
+        max_nodes=7,
+        image_pull_seconds=1,
+        load_seconds=2,
+    ),
+    Pool(
+        name="blackwell-gb300",
+        product="NVIDIA-GB300",
+        memory_mib=284208,
+        compute_capability="10.3",
+        speeds={"NVFP4": Speed(prefill_tokens_per_second_per_gpu=7000, decode_tokens_per_second_per_gpu=900)},
+        gpus_per_node=4,
+        nodes=7,
+        max_nodes=7,
+        image_pull_seconds=1,
+        load_seconds=2,
+    ),
+]
+"""Beside the default pools where every model shall find room at once, however the scheduler spreads them."""
+
 DEFAULT_PROVIDERS = [
     Provider(
         name="zai",
