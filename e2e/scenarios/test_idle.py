@@ -17,6 +17,7 @@ def test_an_idle_cluster_writes_nothing(play: Stage) -> None:
     spec = {"model": {"name": "glm-5"}, "spill": {"providers": [{"name": "zai", "model": "glm-5"}]}}
     play.apply(play.moe("glm-5", spec))
     play.wait_ready("glm-5")
+    play.wait("what Prometheus first tells of the load", lambda: play.status("glm-5").get("load"), 90)
     play.wait("a quiet moment", lambda: settled(play), 60)
 
     before = versions(play)
