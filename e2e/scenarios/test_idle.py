@@ -9,7 +9,10 @@ import pytest
 from e2e.stage import NAMESPACE, Stage
 
 WATCH_SECONDS = 20
-QUIET = "moedeployments,gpupools,externalproviders,deployments,services,serviceaccounts,poddisruptionbudgets,pods"
+QUIET = (
+    "moedeployments,gpupools,externalproviders,deployments,services,serviceaccounts,poddisruptionbudgets,"
+    "networkpolicies,pods"
+)
 
 
 @pytest.mark.only("local")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from e2e.stage import NAMESPACE, Stage
 
-KINDS = "deployments,replicasets,pods,services,serviceaccounts,poddisruptionbudgets"
+KINDS = "deployments,replicasets,pods,services,serviceaccounts,poddisruptionbudgets,networkpolicies"
 
 
 def test_s8_nothing_is_left(play: Stage) -> None:

@@ -43,6 +43,7 @@ NEEDED = [
             "deployments.apps",
             LEADER_WORKER_SETS,
             "poddisruptionbudgets.policy",
+            "networkpolicies.networking.k8s.io",
             "services",
             "serviceaccounts",
             "pods",
@@ -60,6 +61,7 @@ NEEDED = [
             "deployments.apps",
             LEADER_WORKER_SETS,
             "poddisruptionbudgets.policy",
+            "networkpolicies.networking.k8s.io",
             "services",
             "serviceaccounts",
         )

@@ -14,6 +14,8 @@ from spillway.build import (
     BuildSettings,
     account,
     disruption_budget,
+    group_network_policy,
+    network_policy,
     service,
     workload,
 )
@@ -31,6 +33,7 @@ STORES = {
     "Service": "services",
     "ServiceAccount": "serviceaccounts",
     "PodDisruptionBudget": "poddisruptionbudgets",
+    "NetworkPolicy": "networkpolicies",
 }
 
 
@@ -51,6 +54,8 @@ class Children:
             account(moe),
             service(moe, self._settings.gateway_host),
             disruption_budget(moe),
+            network_policy(moe, self._settings),
+            *([group_network_policy(moe)] if any(v.parallelism.nodes > 1 for v in resolved.variants) else []),
             *self._wanted_workloads(resolved, plan),
         ):
             await self._apply(obj)

@@ -21,6 +21,7 @@ PLURALS = {
     "Service": "services",
     "ServiceAccount": "serviceaccounts",
     "PodDisruptionBudget": "poddisruptionbudgets",
+    "NetworkPolicy": "networkpolicies",
     "Pod": "pods",
     "Event": "events",
     "ConfigMap": "configmaps",

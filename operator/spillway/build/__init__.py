@@ -3,6 +3,7 @@ engine. The result is what server-side apply takes: complete, deterministic, wit
 """
 
 from spillway.build.account import account, account_name
+from spillway.build.computedomain import compute_domain
 from spillway.build.disruption import disruption_budget
 from spillway.build.labels import (
     DEPLOYMENT_LABEL,
@@ -16,6 +17,8 @@ from spillway.build.labels import (
     selector_text,
     workload_name,
 )
+from spillway.build.monitor import pod_monitor
+from spillway.build.network import group_network_policy, network_policy
 from spillway.build.service import endpoint, service
 from spillway.build.settings import BuildSettings
 from spillway.build.workload import revision, workload
@@ -31,8 +34,12 @@ __all__ = [
     "Object",
     "account",
     "account_name",
+    "compute_domain",
     "disruption_budget",
     "endpoint",
+    "group_network_policy",
+    "network_policy",
+    "pod_monitor",
     "pod_selector",
     "revision",
     "selector_text",

@@ -21,13 +21,16 @@ MAX_LABEL_LENGTH = 63
 
 
 def workload_name(moe_name: str, variant_name: str, revision: str, longest: int = MAX_LABEL_LENGTH) -> str:
-    """``<moe>-<variant>-<revision>``; where that is longer than ``longest``, the middle gives way to its hash."""
-    name = f"{moe_name}-{variant_name}-{revision}"
+    """``<moe>-<variant>-<revision>``, the first two shortened where the whole is longer than ``longest``."""
+    return f"{shortened(f'{moe_name}-{variant_name}', longest - len(revision) - 1)}-{revision}"
+
+
+def shortened(name: str, longest: int = MAX_LABEL_LENGTH) -> str:
+    """The name; where that is longer than ``longest``, its end gives way to a digest of the whole."""
     if len(name) <= longest:
         return name
-    digest = hashlib.sha256(f"{moe_name}-{variant_name}".encode()).hexdigest()[:8]
-    kept = longest - len(digest) - len(revision) - 2
-    return f"{name[:kept].rstrip('-')}-{digest}-{revision}"
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name[: longest - len(digest) - 1].rstrip('-')}-{digest}"
 
 
 def object_labels(moe: MoEDeployment) -> dict[str, str]:

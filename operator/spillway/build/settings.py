@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class BuildSettings:
-    """Where the gateway is, what a replica asks of its node beside GPUs, and how long it may take to start and to stop.
+    """Where the gateway and the scraper are, what a replica asks of its node beside GPUs, and how long it may take to
+    start and to stop.
 
     A replica stops in this order: the gateway and the endpoints forget it (within ``prestop_seconds``), requests in
     flight end (``drain_seconds``), the process exits (``EXIT_SECONDS``), Kubernetes kills it.
     """
 
     gateway_host: str = "spillway-gateway.spillway-system.svc.cluster.local"
+    gateway_namespace: str = "spillway-system"
+    scraper_namespace: str = "monitoring"
     drain_seconds: int = 60
     prestop_seconds: int = 10
     startup_seconds: int = 3600

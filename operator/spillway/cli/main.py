@@ -64,6 +64,9 @@ def operator(
     catalog_config_map: Annotated[
         str, setting("ConfigMap beside the operator that is laid over the catalog.", "CATALOG_CONFIG_MAP")
     ] = "spillway-catalog",
+    scraper_namespace: Annotated[
+        str, setting("Namespace of the Prometheus that may scrape engines.", "SCRAPER_NAMESPACE")
+    ] = "monitoring",
     tick_seconds: Annotated[float, setting("Time between two plans.", "TICK_SECONDS")] = 10.0,
     rate_window_seconds: Annotated[
         float, setting("Window of arrival rates; at least four scrape intervals.", "RATE_WINDOW_SECONDS")

@@ -31,6 +31,7 @@ WATCHED: tuple[Kind, ...] = (
     (GROUP, VERSION, "costpolicies"),
     ("apps", "v1", "deployments"),
     ("policy", "v1", "poddisruptionbudgets"),
+    ("networking.k8s.io", "v1", "networkpolicies"),
     ("", "v1", "services"),
     ("", "v1", "serviceaccounts"),
     ("", "v1", "pods"),
@@ -39,7 +40,7 @@ WATCHED: tuple[Kind, ...] = (
 )
 LEADER_WORKER_SETS: Kind = ("leaderworkerset.x-k8s.io", "v1", "leaderworkersets")
 """Not every cluster has it: watched from when it is there."""
-FILTERED = ("deployments", "leaderworkersets", "poddisruptionbudgets", "serviceaccounts")
+FILTERED = ("deployments", "leaderworkersets", "networkpolicies", "poddisruptionbudgets", "serviceaccounts")
 
 
 def settings() -> kopf.OperatorSettings:

@@ -26,6 +26,7 @@ class OperatorSettings(BaseModel):
     gateway_host: str = "spillway-gateway.spillway-system.svc.cluster.local"
     gateway_metrics_port: int = Field(default=9902, ge=1, le=65535)
     catalog_config_map: str = Field(default="spillway-catalog", min_length=1, max_length=253)
+    scraper_namespace: str = Field(default="monitoring", min_length=1, max_length=63)
     tick_seconds: float = Field(default=10.0, gt=0, le=300)
     rate_window_seconds: float = Field(default=60.0, gt=0)
     token_window_seconds: float = Field(default=300.0, gt=0)
@@ -67,6 +68,8 @@ class OperatorSettings(BaseModel):
     def build(self) -> BuildSettings:
         return BuildSettings(
             gateway_host=self.gateway_host,
+            gateway_namespace=self.namespace,
+            scraper_namespace=self.scraper_namespace,
             drain_seconds=self.engine_drain_seconds,
             prestop_seconds=self.prestop_seconds,
             probe_period_seconds=self.probe_period_seconds,

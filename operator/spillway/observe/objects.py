@@ -47,6 +47,7 @@ class Objects:
     services: dict[str, Object] = field(default_factory=dict)
     serviceaccounts: dict[str, Object] = field(default_factory=dict)  # ours
     poddisruptionbudgets: dict[str, Object] = field(default_factory=dict)  # ours
+    networkpolicies: dict[str, Object] = field(default_factory=dict)  # ours
     pods: dict[str, Object] = field(default_factory=dict)
     nodes: dict[str, Object] = field(default_factory=dict)
     namespaces: dict[str, Object] = field(default_factory=dict)

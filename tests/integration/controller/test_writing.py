@@ -70,7 +70,7 @@ class Scene:
 
     def versions(self) -> dict[str, str]:
         """resourceVersion of every child, as the API server has it."""
-        kinds = "deployment,service,serviceaccount,poddisruptionbudget"
+        kinds = "deployment,service,serviceaccount,poddisruptionbudget,networkpolicy"
         done = self.place.server.kubectl(
             "get", kinds, "-n", self.place.namespace, "-l", "app.kubernetes.io/managed-by=spillway", "-o", "json"
         )
@@ -100,8 +100,9 @@ async def test_the_second_time_nothing_is_written(scene: Scene) -> None:
         "Service",
         "ServiceAccount",
         "PodDisruptionBudget",
+        "NetworkPolicy",
     }
-    assert len(scene.place.writes()) == 4
+    assert len(scene.place.writes()) == 5
     await scene.children.bring(scene.resolved, scene.current(2))
     assert scene.place.writes() == []
     assert scene.versions() == versions
@@ -111,7 +112,7 @@ async def test_a_restarted_operator_that_lists_what_is_there_writes_nothing(scen
     await scene.children.bring(scene.resolved, scene.current(2))
     scene.place.writes()
     listed = Objects()
-    for plural in ("deployments", "services", "serviceaccounts", "poddisruptionbudgets"):
+    for plural in ("deployments", "services", "serviceaccounts", "poddisruptionbudgets", "networkpolicies"):
         done = scene.place.server.kubectl("get", plural, "-n", scene.place.namespace, "-o", "json")
         for obj in json.loads(done.stdout)["items"]:
             listed.store(plural)[f"{obj['metadata']['namespace']}/{obj['metadata']['name']}"] = obj
@@ -121,7 +122,7 @@ async def test_a_restarted_operator_that_lists_what_is_there_writes_nothing(scen
 
 async def test_children_are_owned_so_that_they_go_with_the_deployment(scene: Scene) -> None:
     await scene.children.bring(scene.resolved, scene.current(1))
-    for plural in ("deployments", "services", "serviceaccounts", "poddisruptionbudgets"):
+    for plural in ("deployments", "services", "serviceaccounts", "poddisruptionbudgets", "networkpolicies"):
         for obj in scene.objects.store(plural).values():
             [owner] = obj["metadata"]["ownerReferences"]
             assert (owner["kind"], owner["uid"]) == ("MoEDeployment", scene.resolved.moe.metadata.uid)
