@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -36,7 +36,7 @@ class Command:
 
     command: tuple[str, ...]
     args: tuple[str, ...]
-    env: tuple[tuple[str, str], ...]
+    env: Mapping[str, str]
     readiness_path: str
     shared_memory: str
     address_variable: str | None = None
@@ -79,11 +79,6 @@ def at_least(version: str, minimum: tuple[int, int, int]) -> bool:
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3]) >= minimum
 
 
-def names(args: Iterable[str]) -> frozenset[str]:
-    """The flags among arguments."""
-    return frozenset(arg.partition("=")[0] for arg in args if arg.startswith("-"))
-
-
-def unless_given(args: Sequence[str], flag: str, value: str | None) -> list[str]:
-    """``[flag, value]``, or nothing if there is no value or the arguments have the flag."""
-    return [] if value is None or flag in names(args) else [flag, value]
+def has_flag(args: Iterable[str], flag: str) -> bool:
+    """Whether a flag is among arguments, as ``--flag value`` or ``--flag=value``."""
+    return any(arg.partition("=")[0] == flag for arg in args)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from spillway.api import GPUPool, MoEDeployment, dump
+from spillway.api import RESTART_ANNOTATION, GPUPool, MoEDeployment, dump
 from spillway.build import sglang, vllm
 from spillway.build.account import account_name
 from spillway.build.command import MODELS_DIRECTORY, Command, Role, checkpoint_path
-from spillway.build.labels import (
-    ENGINE_CONTAINER,
-    ENGINE_PORT,
-    ENGINE_PORT_NAME,
-    GROUP_KEY_LABEL,
-    Object,
-    pod_selector,
-    replica_labels,
-)
+from spillway.build.computedomain import CLAIM, compute_domain_name
+from spillway.build.fabric import Fabric, affinity, capabilities, devices, environment, fabric
+from spillway.build.labels import ENGINE_CONTAINER, ENGINE_PORT, ENGINE_PORT_NAME, Object, replica_labels
 from spillway.build.settings import BuildSettings
 from spillway.catalog import ResolvedVariant
 
@@ -26,7 +20,8 @@ def pod_template(
     moe: MoEDeployment, variant: ResolvedVariant, pool: GPUPool, settings: BuildSettings, role: Role
 ) -> Object:
     """The pod template of a role, without the revision's label: the revision is a digest of it."""
-    command = _ENGINES[variant.engine](moe, variant, settings, role)
+    between = fabric(variant, pool)
+    command = _ENGINES[variant.engine](moe, variant, settings, role, between)
     claim = checkpoint_path(variant.checkpoint_uri).claim
     spec: Object = {
         "serviceAccountName": account_name(moe.metadata.name),
@@ -34,26 +29,35 @@ def pod_template(
         "enableServiceLinks": False,  # a Service named vllm would set VLLM_PORT=tcp://… and break the start
         "terminationGracePeriodSeconds": settings.termination_grace_seconds,
         "nodeSelector": dict(pool.spec.node_selector),
-        "tolerations": [
-            {key: value for key, value in dump(toleration).items() if value} for toleration in pool.spec.tolerations
-        ],
+        "tolerations": _tolerations(pool),
         # The engines' published images run as root; everything else of the restricted profile holds.
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [_container(moe, variant, pool, command, claim, settings, role)],
         "volumes": _volumes(command, claim),
     }
-    if role is not Role.WHOLE:
-        spec["affinity"] = _together(moe)
-    return {
-        "metadata": {
-            "labels": replica_labels(moe, variant.name),
-            "annotations": {
-                "karpenter.sh/do-not-disrupt": "true",  # a consolidated node would cost a cold start
-                "kubectl.kubernetes.io/default-container": ENGINE_CONTAINER,
-            },
-        },
-        "spec": spec,
+    if near := affinity(between, moe.metadata.name):
+        spec["affinity"] = near
+    if pool.spec.priority_class_name:
+        spec["priorityClassName"] = pool.spec.priority_class_name
+    if between is Fabric.NVLINK:
+        name = compute_domain_name(moe.metadata.name, variant.name)
+        spec["resourceClaims"] = [{"name": CLAIM, "resourceClaimTemplateName": name}]
+    annotations = {
+        "karpenter.sh/do-not-disrupt": "true",  # a consolidated node would cost a cold start
+        "kubectl.kubernetes.io/default-container": ENGINE_CONTAINER,
+        **({RESTART_ANNOTATION: moe.restart} if moe.restart else {}),
     }
+    return {"metadata": {"labels": replica_labels(moe, variant.name), "annotations": annotations}, "spec": spec}
+
+
+def _tolerations(pool: GPUPool) -> list[Object]:
+    tolerations = [
+        {key: value for key, value in dump(toleration).items() if value} for toleration in pool.spec.tolerations
+    ]
+    if pool.spec.gpu.interconnect == "NVL72" or pool.spec.topology.compute_domain:
+        # GB200 and GB300 sit on Arm; GKE taints such nodes.
+        tolerations.append({"key": "kubernetes.io/arch", "operator": "Equal", "value": "arm64", "effect": "NoSchedule"})
+    return tolerations
 
 
 def _container(
@@ -65,7 +69,8 @@ def _container(
     settings: BuildSettings,
     role: Role,
 ) -> Object:
-    gpus = variant.parallelism.gpus_per_node
+    gpus, between = variant.parallelism.gpus_per_node, fabric(variant, pool)
+    counted = {pool.spec.gpu.resource_name: str(gpus), **devices(between, variant, pool)}
     mounts: list[Object] = [
         {"name": "shared-memory", "mountPath": "/dev/shm"},
         {"name": "cache", "mountPath": "/cache"},
@@ -77,12 +82,13 @@ def _container(
         "image": variant.image,
         "command": list(command.command),
         "args": list(command.args),
-        "env": _environment(moe, command),
+        "env": _environment(moe, variant, command, between),
         "resources": {
-            "requests": {**settings.requests(gpus), pool.spec.gpu.resource_name: str(gpus)},
-            "limits": {pool.spec.gpu.resource_name: str(gpus)},
+            "requests": {**settings.requests(gpus), **counted},
+            "limits": counted,
+            **({"claims": [{"name": CLAIM}]} if between is Fabric.NVLINK else {}),
         },
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": capabilities(between)},
         "volumeMounts": mounts,
         **({} if role is Role.WORKER else _serving(command, settings)),
     }
@@ -111,30 +117,16 @@ def _probe(path: str, period_seconds: int, failures: int) -> Object:
     }
 
 
-def _together(moe: MoEDeployment) -> Object:
-    """Pods of one group near each other: networks between GPUs do not cross a zone, and often not a building.
-
-    The group's key is a label that LeaderWorkerSet gives each pod; `matchLabelKeys` (Kubernetes 1.33) takes its value.
-    The selector must not name the same label: the API server refuses such a pod, though not the LeaderWorkerSet.
-    """
-    return {
-        "podAffinity": {
-            "preferredDuringSchedulingIgnoredDuringExecution": [
-                {
-                    "weight": 100,
-                    "podAffinityTerm": {
-                        "labelSelector": {"matchLabels": pod_selector(moe.metadata.name)},
-                        "matchLabelKeys": [GROUP_KEY_LABEL],
-                        "topologyKey": "topology.kubernetes.io/zone",
-                    },
-                }
-            ]
-        }
+def _environment(moe: MoEDeployment, variant: ResolvedVariant, command: Command, between: Fabric) -> list[Object]:
+    """Spillway's variables under the user's, then those whose values are found in the cluster."""
+    exchanged = variant.parallelism.strategy == "DataExpert"
+    values = {
+        "HF_HOME": "/cache/huggingface",
+        "FLASHINFER_WORKSPACE_BASE": "/cache/flashinfer",
+        "CUDA_CACHE_PATH": "/cache/cuda",
+        **environment(between, experts_exchanged=exchanged),
+        **command.env,
     }
-
-
-def _environment(moe: MoEDeployment, command: Command) -> list[Object]:
-    values = {"HF_HOME": "/cache/huggingface", **dict(command.env)}
     values |= {variable.name: variable.value for variable in moe.spec.engine.env}
     entries: list[Object] = [{"name": name, "value": value} for name, value in values.items()]
     if command.address_variable and command.address_variable not in values:

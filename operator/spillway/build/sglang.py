@@ -12,8 +12,10 @@ from spillway.build.command import (
     Role,
     at_least,
     checkpoint_path,
+    has_flag,
     waiting_limit,
 )
+from spillway.build.fabric import Fabric
 from spillway.build.labels import ENGINE_PORT
 from spillway.build.settings import BuildSettings
 from spillway.catalog import ResolvedVariant
@@ -24,7 +26,13 @@ ATTENTION_DATA_PARALLEL = (0, 5, 23)
 """From here on --attn-dp-size; before, --dp-size with --enable-dp-attention (accepted until the end of 2026)."""
 
 
-def command(moe: MoEDeployment, variant: ResolvedVariant, settings: BuildSettings, role: Role) -> Command:
+_RUNNER = {"NVFP4": "flashinfer_cutedsl", "FP8": "deep_gemm", "BF16": "auto"}
+"""MoE kernels that take what DeepEP delivers, by precision."""
+
+
+def command(
+    moe: MoEDeployment, variant: ResolvedVariant, settings: BuildSettings, role: Role, between: Fabric
+) -> Command:
     """How SGLang is started for a variant.
 
     It listens on 127.0.0.1 and has no metrics unless told otherwise. SIGTERM drains without a limit of its own, and
@@ -52,8 +60,8 @@ def command(moe: MoEDeployment, variant: ResolvedVariant, settings: BuildSetting
         args += ["--context-length", str(variant.max_model_len)]
     return Command(
         command=("python3", "-m", "sglang.launch_server"),
-        args=(*args, *variant.args),
-        env=variant.env,
+        args=(*args, *_with_exchange(moe, variant, between)),
+        env=dict(variant.env),
         readiness_path="/ready",
         shared_memory="32Gi" if spread.data == 1 else "64Gi",  # llm-d gives it 64
     )
@@ -84,3 +92,27 @@ def _parallelism(variant: ResolvedVariant) -> list[str]:
             f"{LEADER_ADDRESS}:{RENDEZVOUS_PORT}",
         ]
     return args
+
+
+def _with_exchange(moe: MoEDeployment, variant: ResolvedVariant, between: Fabric) -> tuple[str, ...]:
+    """The variant's own arguments; before the user's, those for how tokens get to experts on other nodes.
+
+    DeepEP over RDMA or NVLink (`auto`: one way for prefill, another for decode), unless the arguments say otherwise.
+    Its kernels take the place of the catalog's, which are for one node.
+    """
+    own = moe.spec.engine.extra_args
+    catalog = variant.args[: len(variant.args) - len(own)]
+    exchanges = variant.parallelism.strategy == "DataExpert" and between in (Fabric.RDMA, Fabric.NVLINK)
+    if not exchanges or has_flag(variant.args, "--moe-a2a-backend"):
+        return variant.args
+    runner = _RUNNER[variant.precision]
+    return (
+        *catalog,
+        "--moe-a2a-backend",
+        "deepep",
+        "--deepep-mode",
+        "auto",
+        "--moe-runner-backend",
+        runner,
+        *own,
+    )

@@ -6,7 +6,17 @@ import json
 import math
 
 from spillway.api import MoEDeployment
-from spillway.build.command import LEADER_ADDRESS, WORKER_INDEX, Command, Role, checkpoint_path, waiting_limit
+from spillway.build.command import (
+    LEADER_ADDRESS,
+    WORKER_INDEX,
+    Command,
+    Role,
+    at_least,
+    checkpoint_path,
+    has_flag,
+    waiting_limit,
+)
+from spillway.build.fabric import Fabric
 from spillway.build.labels import ENGINE_PORT
 from spillway.build.settings import BuildSettings
 from spillway.catalog import ResolvedVariant
@@ -17,7 +27,15 @@ DATA_PARALLEL_PORT = 29550
 """vLLM's own default, where data-parallel ranks meet."""
 
 
-def command(moe: MoEDeployment, variant: ResolvedVariant, settings: BuildSettings, role: Role) -> Command:
+BACKEND_FLAGS = (0, 33, 0)
+"""From here on --all2all-backend; before, VLLM_ALL2ALL_BACKEND, which is gone in 0.33 (vllm/envs.py)."""
+_ALL2ALL = {Fabric.RDMA: "deepep_low_latency", Fabric.NVLINK: "flashinfer_nvlink_two_sided"}
+_ALL2ALL_BEFORE = {Fabric.RDMA: "deepep_low_latency", Fabric.NVLINK: "flashinfer_all2allv"}
+
+
+def command(
+    moe: MoEDeployment, variant: ResolvedVariant, settings: BuildSettings, role: Role, between: Fabric
+) -> Command:
     """How vLLM is started for a variant.
 
     ``--shutdown-timeout``: without it SIGTERM aborts requests in flight. During that drain /health stays 200, so a
@@ -45,14 +63,17 @@ def command(moe: MoEDeployment, variant: ResolvedVariant, settings: BuildSetting
     ]
     if variant.max_model_len is not None:
         args += ["--max-model-len", str(variant.max_model_len)]
-    env = (
-        ("VLLM_ENGINE_READY_TIMEOUT_S", str(settings.startup_seconds)),
-        ("VLLM_CACHE_ROOT", "/cache/vllm"),
-    )
+    flags, env = _all2all(variant, between)
+    env |= {
+        "VLLM_ENGINE_READY_TIMEOUT_S": str(settings.startup_seconds),
+        "VLLM_CACHE_ROOT": "/cache/vllm",
+    }
+    if between is Fabric.NVLINK:
+        env["VLLM_USE_NCCL_SYMM_MEM"] = "1"
     return Command(
         command=_program(variant, role),
-        args=(*args, *variant.args),
-        env=(*env, *variant.env),
+        args=(*args, *flags, *variant.args),
+        env={**env, **dict(variant.env)},
         readiness_path="/health",
         shared_memory="16Gi" if spread.data == 1 else "64Gi",  # 2–256 GiB in llm-d, 15 in LeaderWorkerSet's example
         address_variable=None if role is Role.WHOLE else "VLLM_HOST_IP",
@@ -102,6 +123,21 @@ def _parallelism(variant: ResolvedVariant, role: Role) -> list[str]:
             str(MASTER_PORT),
         ]
     return [*args, "--headless"] if role is Role.WORKER else args
+
+
+def _all2all(variant: ResolvedVariant, between: Fabric) -> tuple[list[str], dict[str, str]]:
+    """Flags and environment for how tokens get to experts on other nodes, unless the arguments say so already.
+
+    With tensor parallelism alone, and within a node, vLLM's own choice is good. DeepEP needs RDMA from the GPUs (llm-d
+    uses it for GLM-5.2), FlashInfer's exchange NVLink across nodes; elsewhere NCCL gathers and scatters.
+    """
+    if variant.parallelism.strategy != "DataExpert" or has_flag(variant.args, "--all2all-backend"):
+        return [], {}
+    if at_least(variant.engine_version, BACKEND_FLAGS):
+        backend = _ALL2ALL.get(between)
+        return (["--all2all-backend", backend] if backend else []), {}
+    backend = _ALL2ALL_BEFORE.get(between)
+    return [], ({"VLLM_ALL2ALL_BACKEND": backend} if backend else {})
 
 
 def _program(variant: ResolvedVariant, role: Role) -> tuple[str, ...]:

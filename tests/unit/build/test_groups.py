@@ -40,8 +40,9 @@ def part(obj: Object, template: str) -> Object:
 
 
 def started(obj: Object, index: int) -> list[str]:
-    """The arguments that the engine gets on the group's pod of that index, after kubelet and shell."""
-    engine = container(part(obj, "worker" if index else "leader"))
+    """The arguments that the engine gets on the replica's pod of that index, after kubelet and shell."""
+    whole = obj["kind"] == "Deployment"
+    engine = container(obj if whole else part(obj, "worker" if index else "leader"))
     variables = {"LWS_LEADER_ADDRESS": "leader.chat", "LWS_WORKER_INDEX": str(index), "LWS_GROUP_SIZE": "9"}
     args = [expand(arg, variables) for arg in engine["args"]]
     if engine["command"][0] != "sh":

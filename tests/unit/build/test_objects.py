@@ -198,6 +198,16 @@ def test_the_revision_follows_the_pod_and_nothing_else() -> None:
         assert revision(other, first(other, target), target, SETTINGS) != before
 
 
+def test_the_restart_annotation_makes_a_revision() -> None:
+    owner, target = moe(), pool()
+    variant = first(owner, target)
+    found = set()
+    for asked in ({}, {"spillway.dev/restart": "1"}, {"spillway.dev/restart": "2"}, {"other": "1"}):
+        metadata = owner.metadata.model_copy(update={"annotations": asked})
+        found.add(revision(owner.model_copy(update={"metadata": metadata}), variant, target, SETTINGS))
+    assert len(found) == 3
+
+
 def test_selectors_name_variant_and_revision_and_match_the_pods() -> None:
     obj = built()
     selector = obj["spec"]["selector"]["matchLabels"]
