@@ -83,9 +83,10 @@ types: $(STAMP) ## mypy --strict
 contracts: $(STAMP) ## import-linter: the rooms and their one-way imports
 	@$(BIN)/lint-imports
 
-generate: $(STAMP) ## write the generated files again (CRDs, docs/api.md, install.yaml, the Helm chart)
+generate: $(STAMP) ## write the generated files again (CRDs, docs/api.md, install.yaml, the Helm chart, golden manifests)
 	@$(BIN)/python -m spillway.api crds docs/api.md
 	$(BIN)/python -m e2e.packaging generate
+	$(BIN)/python -m tests.golden generate
 
 verify: $(STAMP) ## the generated files are what the sources give
 	@out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT
@@ -93,6 +94,7 @@ verify: $(STAMP) ## the generated files are what the sources give
 	diff -r --exclude=kustomization.yaml crds "$$out/crds" && echo "verify: crds/ is up to date"
 	diff docs/api.md "$$out/api.md" && echo "verify: docs/api.md is up to date"
 	$(BIN)/python -m e2e.packaging verify
+	$(BIN)/python -m tests.golden verify
 
 soak: $(if $(filter kind,$(CLUSTER)),kind-prepared,binaries) ## the scenarios again and again (COUNT, default 5)
 	@for i in $$(seq $${COUNT:-5}); do echo "== round $$i"; $(SCENARIOS) -q; done
