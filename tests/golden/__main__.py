@@ -45,7 +45,7 @@ def _children() -> list[Object]:
         disruption_budget(moe),
         network_policy(moe, SETTINGS),
         group_network_policy(moe),
-        pod_monitor(moe),
+        pod_monitor(moe, SETTINGS),
     ]
 
 

@@ -44,6 +44,8 @@ NEEDED = [
             LEADER_WORKER_SETS,
             "poddisruptionbudgets.policy",
             "networkpolicies.networking.k8s.io",
+            "podmonitors.monitoring.coreos.com",
+            "computedomains.resource.nvidia.com",
             "services",
             "serviceaccounts",
             "pods",
@@ -62,6 +64,8 @@ NEEDED = [
             LEADER_WORKER_SETS,
             "poddisruptionbudgets.policy",
             "networkpolicies.networking.k8s.io",
+            "podmonitors.monitoring.coreos.com",
+            "computedomains.resource.nvidia.com",
             "services",
             "serviceaccounts",
         )

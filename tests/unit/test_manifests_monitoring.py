@@ -11,9 +11,12 @@ import yaml
 
 from e2e.cluster.prometheus import configuration
 from e2e.packaging.render import COMPONENTS, MANIFESTS, Object, render
+from spillway.api import MoEDeployment, parse
+from spillway.build import BuildSettings, pod_monitor
 from spillway.controller.metrics import Metrics
 from spillway.gateway import metering
 from spillway.observe.traffic import Windows, queries
+from tests.unit.api.examples import example
 
 DOCS = MANIFESTS.parent / "docs"
 RULES = next(iter(render(COMPONENTS / "prometheus-rules")))["spec"]
@@ -97,11 +100,20 @@ def scrape_job() -> Any:
     return configuration({}, 15)["scrape_configs"][0]  # type: ignore[index]
 
 
+def all_monitors() -> list[Object]:
+    """The component's, and the one that the operator brings with a MoEDeployment."""
+    model = example("MoEDeployment", "glm-5")
+    model["metadata"]["namespace"] = "chat"
+    moe = parse(MoEDeployment, model)
+    assert isinstance(moe, MoEDeployment)
+    return [*render(COMPONENTS / "pod-monitors"), pod_monitor(moe, BuildSettings())]
+
+
 @pytest.mark.parametrize(
     "found", TARGETS, ids=lambda t: f"{t[f'{META}pod_name']}:{t[f'{META}pod_container_port_name']}"
 )
 def test_pod_monitors_give_the_labels_of_our_own_configuration(found: dict[str, str]) -> None:
-    monitors = render(COMPONENTS / "pod-monitors")
+    monitors = all_monitors()
     seen = [labels for monitor in monitors if (labels := scraped_by(monitor, found)) is not None]
     wanted = relabelled(scrape_job()["relabel_configs"], found)
     assert seen == ([wanted] if wanted is not None else [])
@@ -113,7 +125,7 @@ def test_a_replica_has_the_labels_that_the_operator_asks_by() -> None:
 
 
 def test_four_scrapes_fit_into_the_rate_window() -> None:
-    for monitor in render(COMPONENTS / "pod-monitors"):
+    for monitor in all_monitors():
         assert [e["interval"] for e in monitor["spec"]["podMetricsEndpoints"]] == ["15s"]
 
 

@@ -13,9 +13,11 @@ from spillway.build import (
     VARIANT_LABEL,
     BuildSettings,
     account,
+    compute_domain,
     disruption_budget,
     group_network_policy,
     network_policy,
+    pod_monitor,
     service,
     workload,
 )
@@ -34,6 +36,8 @@ STORES = {
     "ServiceAccount": "serviceaccounts",
     "PodDisruptionBudget": "poddisruptionbudgets",
     "NetworkPolicy": "networkpolicies",
+    "PodMonitor": "podmonitors",
+    "ComputeDomain": "computedomains",
 }
 
 
@@ -55,7 +59,7 @@ class Children:
             service(moe, self._settings.gateway_host),
             disruption_budget(moe),
             network_policy(moe, self._settings),
-            *([group_network_policy(moe)] if any(v.parallelism.nodes > 1 for v in resolved.variants) else []),
+            *self._extensions(resolved),
             *self._wanted_workloads(resolved, plan),
         ):
             await self._apply(obj)
@@ -70,6 +74,17 @@ class Children:
                 # An older revision's template is not known any more: only its size changes.
                 patched = await self._kube.merge(path_of(live), {"spec": {"replicas": planned.replicas}})
                 self._store(live)[key_of(live)] = patched
+
+    def _extensions(self, resolved: Resolved) -> Iterator[Object]:
+        """What only some clusters, or only replicas across nodes, need."""
+        across = [v for v in resolved.variants if v.parallelism.nodes > 1]
+        if across:
+            yield group_network_policy(resolved.moe)
+        for variant in across:
+            if resolved.pools[variant.pool].spec.topology.compute_domain:
+                yield compute_domain(resolved.moe, variant.name)
+        if "podmonitors" in self._objects.extensions:
+            yield pod_monitor(resolved.moe, self._settings)
 
     def _wanted_workloads(self, resolved: Resolved, plan: DeploymentPlan) -> Iterator[Object]:
         by_name = {v.name: v for v in resolved.variants}

@@ -22,6 +22,8 @@ PLURALS = {
     "ServiceAccount": "serviceaccounts",
     "PodDisruptionBudget": "poddisruptionbudgets",
     "NetworkPolicy": "networkpolicies",
+    "PodMonitor": "podmonitors",
+    "ComputeDomain": "computedomains",
     "Pod": "pods",
     "Event": "events",
     "ConfigMap": "configmaps",

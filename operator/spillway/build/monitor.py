@@ -12,11 +12,13 @@ from spillway.build.labels import (
     object_labels,
     pod_selector,
 )
+from spillway.build.settings import BuildSettings
 
 
-def pod_monitor(moe: MoEDeployment) -> Object:
+def pod_monitor(moe: MoEDeployment, settings: BuildSettings) -> Object:
     """Every pod that serves is scraped, under the labels that the operator asks for: namespace, pod, deployment,
-    variant. Rates are taken over 60 s: at least four scrapes."""
+    variant. The settings' labels are those by which a Prometheus selects PodMonitors. Rates are taken over 60 s: at
+    least four scrapes."""
     relabelings = [
         {"sourceLabels": ["__meta_kubernetes_pod_phase"], "regex": "Running", "action": "keep"},
         {"sourceLabels": [_meta(DEPLOYMENT_LABEL)], "targetLabel": "deployment"},
@@ -25,7 +27,9 @@ def pod_monitor(moe: MoEDeployment) -> Object:
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
-        "metadata": metadata(moe, f"{moe.metadata.name}-engine", object_labels(moe)),
+        "metadata": metadata(
+            moe, f"{moe.metadata.name}-engine", {**dict(settings.pod_monitor_labels), **object_labels(moe)}
+        ),
         "spec": {
             "selector": {"matchLabels": pod_selector(moe.metadata.name)},
             "podMetricsEndpoints": [{"port": ENGINE_PORT_NAME, "interval": "15s", "relabelings": relabelings}],

@@ -17,6 +17,7 @@ class BuildSettings:
     gateway_host: str = "spillway-gateway.spillway-system.svc.cluster.local"
     gateway_namespace: str = "spillway-system"
     scraper_namespace: str = "monitoring"
+    pod_monitor_labels: tuple[tuple[str, str], ...] = ()
     drain_seconds: int = 60
     prestop_seconds: int = 10
     startup_seconds: int = 3600

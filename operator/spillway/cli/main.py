@@ -67,6 +67,9 @@ def operator(
     scraper_namespace: Annotated[
         str, setting("Namespace of the Prometheus that may scrape engines.", "SCRAPER_NAMESPACE")
     ] = "monitoring",
+    pod_monitor_labels: Annotated[
+        str, setting("Labels of the PodMonitors of engines: key=value,key=value.", "POD_MONITOR_LABELS")
+    ] = "",
     tick_seconds: Annotated[float, setting("Time between two plans.", "TICK_SECONDS")] = 10.0,
     rate_window_seconds: Annotated[
         float, setting("Window of arrival rates; at least four scrape intervals.", "RATE_WINDOW_SECONDS")

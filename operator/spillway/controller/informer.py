@@ -38,9 +38,21 @@ WATCHED: tuple[Kind, ...] = (
     ("", "v1", "nodes"),
     ("", "v1", "namespaces"),
 )
-LEADER_WORKER_SETS: Kind = ("leaderworkerset.x-k8s.io", "v1", "leaderworkersets")
-"""Not every cluster has it: watched from when it is there."""
-FILTERED = ("deployments", "leaderworkersets", "networkpolicies", "poddisruptionbudgets", "serviceaccounts")
+EXTENSIONS: tuple[Kind, ...] = (
+    ("leaderworkerset.x-k8s.io", "v1", "leaderworkersets"),
+    ("monitoring.coreos.com", "v1", "podmonitors"),
+    ("resource.nvidia.com", "v1beta1", "computedomains"),
+)
+"""Not every cluster has them: each is watched from when it is there."""
+FILTERED = (
+    "computedomains",
+    "deployments",
+    "leaderworkersets",
+    "networkpolicies",
+    "poddisruptionbudgets",
+    "podmonitors",
+    "serviceaccounts",
+)
 
 
 def settings() -> kopf.OperatorSettings:
@@ -52,7 +64,7 @@ def settings() -> kopf.OperatorSettings:
     chosen.networking.connect_timeout = 5
     chosen.watching.connect_timeout = 10
     chosen.watching.chunk_size = 500
-    for group, version, plural in (*WATCHED, LEADER_WORKER_SETS):
+    for group, version, plural in (*WATCHED, *EXTENSIONS):
         if plural in FILTERED:
             chosen.watching.label_selectors[f"{group or ''}/{version}/{plural}".lstrip("/")] = OURS
     chosen.queueing.idle_timeout = 5

@@ -72,13 +72,17 @@ class Operator:
         try:
             async with asyncio.TaskGroup() as tasks:
                 informing = tasks.create_task(self._inform(), name="informers")
-                groups = tasks.create_task(self._inform_of_groups(), name="informer of LeaderWorkerSets")
+                extensions = [
+                    tasks.create_task(self._inform_of_extension(kind), name=f"informer of {kind[2]}")
+                    for kind in informer.EXTENSIONS
+                ]
                 leading = tasks.create_task(self._lead(), name="leader")
                 await self._stopped.wait()
                 log.info("stopping")
                 await leading
                 informing.cancel()
-                groups.cancel()
+                for informing_of_one in extensions:
+                    informing_of_one.cancel()
         except* LeadershipLost as lost:
             log.error("leadership was lost: ending", extra={"error": str(lost.exceptions[0])})
             raise SystemExit(1) from None
@@ -98,34 +102,34 @@ class Operator:
         if not self._stopped.is_set():
             raise RuntimeError("the watches ended by themselves")
 
-    async def _inform_of_groups(self) -> None:
-        """LeaderWorkerSets, from when the cluster has them. Where they are taken away again, the watch ends and the
-        process with it, which starts anew without them."""
+    async def _inform_of_extension(self, kind: informer.Kind) -> None:
+        """Objects of a kind that is not Kubernetes' own, from when the cluster has it. Where it is taken away again,
+        the watch ends and the process with it, which starts anew without it."""
         while True:
             try:
-                if await self._list_groups():
+                if await self._list_extension(kind):
                     break
             except (KubeError, OSError, TimeoutError) as error:
-                log.warning("cannot ask for LeaderWorkerSets", extra={"error": str(error)[:200]})
+                log.warning("cannot ask for a kind", extra={"kind": kind[2], "error": str(error)[:200]})
             await asyncio.sleep(LOOK_FOR_KINDS_SECONDS)
         self._wake()
-        await self._inform((informer.LEADER_WORKER_SETS,))
+        await self._inform((kind,))
 
-    async def _list_groups(self) -> bool:
-        """Fill the cache of LeaderWorkerSets; False if the cluster has no such kind."""
-        group, version, plural = informer.LEADER_WORKER_SETS
+    async def _list_extension(self, kind: informer.Kind) -> bool:
+        """Fill the kind's cache; False if the cluster has no such kind."""
+        group, version, plural = kind
         try:
             kinds = await self._kube.request("GET", f"/apis/{group}/{version}")
         except KubeError as error:
             if error.status == 404:
                 return False
             raise
-        if not any(kind["name"] == plural for kind in kinds["resources"]):
+        if not any(found["name"] == plural for found in kinds["resources"]):
             return False
-        await informer.listed(self._objects, self._get, (informer.LEADER_WORKER_SETS,))
-        if not self._objects.has_leaderworkersets:
-            log.info("the cluster has LeaderWorkerSets")
-        self._objects.has_leaderworkersets = True
+        await informer.listed(self._objects, self._get, (kind,))
+        if plural not in self._objects.extensions:
+            log.info("the cluster has a further kind", extra={"kind": plural})
+        self._objects.extensions.add(plural)
         return True
 
     async def _get(self, where: str, params: dict[str, str]) -> dict[str, Any]:
@@ -161,7 +165,8 @@ class Operator:
         while True:
             try:
                 await informer.listed(self._objects, self._get)
-                await self._list_groups()
+                for kind in informer.EXTENSIONS:
+                    await self._list_extension(kind)
                 return
             except (KubeError, OSError, TimeoutError) as error:
                 log.warning("waiting for the API server", extra={"error": str(error)[:200]})

@@ -27,6 +27,11 @@ class OperatorSettings(BaseModel):
     gateway_metrics_port: int = Field(default=9902, ge=1, le=65535)
     catalog_config_map: str = Field(default="spillway-catalog", min_length=1, max_length=253)
     scraper_namespace: str = Field(default="monitoring", min_length=1, max_length=63)
+    pod_monitor_labels: str = Field(
+        default="",
+        max_length=1024,
+        pattern=r"^([-._/A-Za-z0-9]+=[-._A-Za-z0-9]*(,[-._/A-Za-z0-9]+=[-._A-Za-z0-9]*)*)?$",
+    )
     tick_seconds: float = Field(default=10.0, gt=0, le=300)
     rate_window_seconds: float = Field(default=60.0, gt=0)
     token_window_seconds: float = Field(default=300.0, gt=0)
@@ -70,6 +75,10 @@ class OperatorSettings(BaseModel):
             gateway_host=self.gateway_host,
             gateway_namespace=self.namespace,
             scraper_namespace=self.scraper_namespace,
+            pod_monitor_labels=tuple(
+                (key, value)
+                for key, _, value in (pair.partition("=") for pair in self.pod_monitor_labels.split(",") if pair)
+            ),
             drain_seconds=self.engine_drain_seconds,
             prestop_seconds=self.prestop_seconds,
             probe_period_seconds=self.probe_period_seconds,

@@ -43,14 +43,17 @@ class Objects:
     costpolicies: dict[str, Object] = field(default_factory=dict)
     deployments: dict[str, Object] = field(default_factory=dict)  # ours
     leaderworkersets: dict[str, Object] = field(default_factory=dict)  # ours
-    has_leaderworkersets: bool = False  # whether the cluster has that kind, which is not Kubernetes' own
     services: dict[str, Object] = field(default_factory=dict)
     serviceaccounts: dict[str, Object] = field(default_factory=dict)  # ours
     poddisruptionbudgets: dict[str, Object] = field(default_factory=dict)  # ours
     networkpolicies: dict[str, Object] = field(default_factory=dict)  # ours
+    podmonitors: dict[str, Object] = field(default_factory=dict)  # ours
+    computedomains: dict[str, Object] = field(default_factory=dict)  # ours
     pods: dict[str, Object] = field(default_factory=dict)
     nodes: dict[str, Object] = field(default_factory=dict)
     namespaces: dict[str, Object] = field(default_factory=dict)
+    extensions: set[str] = field(default_factory=set)
+    """Which kinds the cluster has of those that are not Kubernetes' own, by their plurals."""
 
     def store(self, plural: str) -> dict[str, Object]:
         store: dict[str, Object] = getattr(self, plural)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -19,6 +19,10 @@ from spillway.build import BuildSettings, revision
 from spillway.catalog import Catalog, Misfit, ResolvedVariant, variants
 from spillway.observe.objects import Object, Objects
 
+NO_DOMAINS = (
+    "{} is a group of pods with NVLink across nodes, and the cluster has no ComputeDomain: install NVIDIA's DRA driver "
+    "(computedomains.resource.nvidia.com), or set the pool's spec.topology.computeDomain to false"
+)
 NO_GROUPS = (
     "{} is a group of pods, and the cluster has no LeaderWorkerSet: install LeaderWorkerSet "
     "(leaderworkersets.leaderworkerset.x-k8s.io), or set the pool's spec.topology.multiNode to None"
@@ -58,7 +62,7 @@ def resolve(
         return Problem(moe.metadata, Reason.UNKNOWN_MODEL, model.message)
     if taken := taken_name(moe, objects):
         return Problem(moe.metadata, Reason.NAME_TAKEN, taken)
-    found, misfits = runnable(*variants(moe, model, pools.values(), catalog), objects)
+    found, misfits = runnable(*variants(moe, model, pools.values(), catalog), pools, objects)
     if not found:
         why = (
             "; ".join(f"{m.pool}: {m.reason}" for m in misfits) or "there is no GPUPool: ask the platform team for one"
@@ -70,15 +74,26 @@ def resolve(
 
 
 def runnable(
-    found: tuple[ResolvedVariant, ...], misfits: tuple[Misfit, ...], objects: Objects
+    found: tuple[ResolvedVariant, ...],
+    misfits: tuple[Misfit, ...],
+    pools: Mapping[str, GPUPool],
+    objects: Objects,
 ) -> tuple[tuple[ResolvedVariant, ...], tuple[Misfit, ...]]:
-    """Without those whose kind of workload the cluster does not have."""
-    if objects.has_leaderworkersets:
-        return found, misfits
-    groups = tuple(
-        Misfit(v.pool, v.precision, NO_GROUPS.format(v.parallelism)) for v in found if v.parallelism.nodes > 1
+    """Without those that need a kind of object that the cluster does not have."""
+    missing = {v.name: _missing(v, pools[v.pool], objects.extensions) for v in found}
+    refused = tuple(
+        Misfit(v.pool, v.precision, words.format(v.parallelism)) for v in found if (words := missing[v.name])
     )
-    return tuple(v for v in found if v.parallelism.nodes == 1), (*misfits, *groups)
+    return tuple(v for v in found if not missing[v.name]), (*misfits, *refused)
+
+
+def _missing(variant: ResolvedVariant, pool: GPUPool, extensions: Set[str]) -> str:
+    """Words with a place for the parallelism, if the cluster lacks what the variant needs."""
+    if variant.parallelism.nodes == 1:
+        return ""
+    if "leaderworkersets" not in extensions:
+        return NO_GROUPS
+    return NO_DOMAINS if pool.spec.topology.compute_domain and "computedomains" not in extensions else ""
 
 
 def taken_name(moe: MoEDeployment, objects: Objects) -> str:

@@ -128,6 +128,44 @@ async def test_children_are_owned_so_that_they_go_with_the_deployment(scene: Sce
             assert (owner["kind"], owner["uid"]) == ("MoEDeployment", scene.resolved.moe.metadata.uid)
 
 
+async def test_a_pod_monitor_comes_where_the_cluster_has_that_kind(scene: Scene) -> None:
+    await scene.children.bring(scene.resolved, scene.current(1))
+    scene.place.writes()
+    crd = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "podmonitors.monitoring.coreos.com"},
+        "spec": {
+            "group": "monitoring.coreos.com",
+            "scope": "Namespaced",
+            "names": {"plural": "podmonitors", "singular": "podmonitor", "kind": "PodMonitor"},
+            "versions": [
+                {
+                    "name": "v1",
+                    "served": True,
+                    "storage": True,
+                    "schema": {
+                        "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+                    },
+                }
+            ],
+        },
+    }
+    kubectl = scene.place.server.kubectl
+    assert kubectl("apply", "-f", "-", input=json.dumps(crd)).returncode == 0
+    name = f"crd/{crd['metadata']['name']}"  # type: ignore[index]
+    try:
+        assert kubectl("wait", "--for=condition=Established", "--timeout=60s", name).returncode == 0
+        scene.objects.extensions.add("podmonitors")
+        await scene.children.bring(scene.resolved, scene.current(1))
+        [written] = scene.place.writes()
+        assert "podmonitors" in written
+        await scene.children.bring(scene.resolved, scene.current(1))
+        assert scene.place.writes() == []
+    finally:
+        kubectl("delete", name)
+
+
 async def test_only_what_differs_is_written(scene: Scene) -> None:
     await scene.children.bring(scene.resolved, scene.current(1))
     before = scene.versions()

@@ -58,7 +58,7 @@ def test_pods_of_groups_reach_each_other_on_every_port() -> None:
 
 
 def test_pod_monitors_give_the_labels_that_plain_scraping_gives() -> None:
-    (endpoint,) = pod_monitor(moe())["spec"]["podMetricsEndpoints"]
+    (endpoint,) = pod_monitor(moe(), SETTINGS)["spec"]["podMetricsEndpoints"]
     given = {
         (relabeling["sourceLabels"][0], relabeling["targetLabel"])
         for relabeling in endpoint["relabelings"]
@@ -70,3 +70,8 @@ def test_pod_monitors_give_the_labels_that_plain_scraping_gives() -> None:
     # Prometheus Operator adds namespace and pod itself.
     assert given == {(source, target) for source, target in plain if target not in ("namespace", "pod")}
     assert endpoint["port"] == container(built())["ports"][0]["name"]
+
+
+def test_pod_monitors_carry_the_labels_that_a_prometheus_selects_by() -> None:
+    labels = pod_monitor(moe(), BuildSettings(pod_monitor_labels=(("release", "prometheus"),)))["metadata"]["labels"]
+    assert labels.items() >= {"release": "prometheus", **pod_monitor(moe(), SETTINGS)["metadata"]["labels"]}.items()

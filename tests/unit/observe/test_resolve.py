@@ -39,6 +39,32 @@ def problem(obj: Object, offered: dict[str, GPUPool] | None = None, objects: Obj
     return found
 
 
+@pytest.mark.parametrize(
+    ("extensions", "domain", "words"),
+    [
+        (set(), False, "leaderworkersets.leaderworkerset.x-k8s.io"),
+        ({"computedomains"}, True, "leaderworkersets.leaderworkerset.x-k8s.io"),
+        ({"leaderworkersets"}, True, "computedomains.resource.nvidia.com"),
+        ({"leaderworkersets"}, False, ""),
+        ({"leaderworkersets", "computedomains"}, True, ""),
+    ],
+)
+def test_replicas_across_nodes_need_kinds_that_not_every_cluster_has(
+    extensions: set[str], domain: bool, words: str
+) -> None:
+    rack = pools(
+        gpu__product="GB200", gpu__perNode=4, topology={"multiNode": "LeaderWorkerSet", "computeDomain": domain}
+    )
+    wanted = {"pool": "blackwell-b200", "precision": "NVFP4"}
+    wanted["parallelism"] = {"strategy": "TensorExpert", "tensor": 8, "nodes": 2}  # type: ignore[assignment]
+    found = tried(moe(placement__variants=[wanted]), rack, Objects(extensions=extensions))
+    if words:
+        assert isinstance(found, Problem)
+        assert words in found.message and "TP8+EP on 2 nodes" in found.message
+    else:
+        assert isinstance(found, Resolved)
+
+
 def test_three_lines_resolve_to_the_variants_that_fit() -> None:
     found = tried(moe())
     assert isinstance(found, Resolved)
