@@ -110,7 +110,7 @@ class Operator:
                 if await self._list_extension(kind):
                     break
             except (KubeError, OSError, TimeoutError) as error:
-                log.warning("cannot ask for a kind", extra={"kind": kind[2], "error": str(error)[:200]})
+                log.warning("cannot ask for %s", kind[2], extra={"error": str(error)[:200]})
             await asyncio.sleep(LOOK_FOR_KINDS_SECONDS)
         self._wake()
         await self._inform((kind,))
@@ -128,7 +128,7 @@ class Operator:
             return False
         await informer.listed(self._objects, self._get, (kind,))
         if plural not in self._objects.extensions:
-            log.info("the cluster has a further kind", extra={"kind": plural})
+            log.info("the cluster has %s", plural)
         self._objects.extensions.add(plural)
         return True
 

@@ -80,11 +80,9 @@ def runnable(
     objects: Objects,
 ) -> tuple[tuple[ResolvedVariant, ...], tuple[Misfit, ...]]:
     """Without those that need a kind of object that the cluster does not have."""
-    missing = {v.name: _missing(v, pools[v.pool], objects.extensions) for v in found}
-    refused = tuple(
-        Misfit(v.pool, v.precision, words.format(v.parallelism)) for v in found if (words := missing[v.name])
-    )
-    return tuple(v for v in found if not missing[v.name]), (*misfits, *refused)
+    missing = [(v, _missing(v, pools[v.pool], objects.extensions)) for v in found]
+    refused = tuple(Misfit(v.pool, v.precision, words.format(v.parallelism)) for v, words in missing if words)
+    return tuple(v for v, words in missing if not words), (*misfits, *refused)
 
 
 def _missing(variant: ResolvedVariant, pool: GPUPool, extensions: Set[str]) -> str:

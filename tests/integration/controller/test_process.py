@@ -106,7 +106,7 @@ async def test_leader_worker_sets_are_watched_from_when_the_cluster_has_them(pla
         await wait_for(line(first, "leading"), 60)
         created = place.server.kubectl("create", "-f", "-", input=json.dumps(kind))
         assert created.returncode == 0, created.stderr
-        await wait_for(line(first, "the cluster has LeaderWorkerSets"), 60)
+        await wait_for(line(first, "the cluster has leaderworkersets"), 60)
         place.server.kubectl("delete", "crd", kind["metadata"]["name"])
         # Without them it starts anew; what it would have to do with one is no longer known.
         assert await wait_for(first.wait(), 60) == 1

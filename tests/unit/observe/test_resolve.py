@@ -104,14 +104,14 @@ def test_a_replica_on_several_nodes_needs_leader_worker_sets() -> None:
     assert isinstance(found, Resolved)
     (single,) = found.variants
     group = replace(single, pool="hopper-h100", parallelism=Parallelism("TensorExpert", 16, nodes=2))
-    objects = Objects()
-    possible, misfits = runnable((single, group), (), objects)
+    objects, offered = Objects(), {**pools(), "hopper-h100": pools()["blackwell-b200"]}
+    possible, misfits = runnable((single, group), (), offered, objects)
     assert possible == (single,)
     assert [m.pool for m in misfits] == ["hopper-h100"]
     for word in ("TP16+EP on 2 nodes", "install LeaderWorkerSet", "topology.multiNode"):
         assert word in misfits[0].reason
-    objects.has_leaderworkersets = True
-    assert runnable((single, group), misfits, objects) == ((single, group), misfits)
+    objects.extensions.add("leaderworkersets")
+    assert runnable((single, group), misfits, offered, objects) == ((single, group), misfits)
 
 
 def service(*owners: Object) -> Objects:
