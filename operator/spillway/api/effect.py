@@ -28,11 +28,7 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
         "spec.rollout.strategy": "SpillAssisted",
     },
     "GPUPool": {
-        "spec.gpu.interconnect": None,
-        "spec.gpu.rdmaResource": None,
-        "spec.topology.computeDomain": False,
         "spec.nodeCache": None,
-        "spec.priorityClassName": None,
     },
     "ExternalProvider": {
         "spec.models[].price.cacheWrite": None,
