@@ -31,7 +31,7 @@ class Surroundings:
     server: str
     authority: Path
     images: list[Image]
-    directory: Path  # logs and claims
+    directory: Path  # logs, claims and the nodes' disks
     scratch: Path  # the pods' files; short, because a path of a unix socket has at most 107 characters
     lookup: Callable[[str, str, str], Obj | None]  # (namespace, kind, name)
     pull: Callable[[str, str], Awaitable[None]]  # (node, image): returns when the image is on the node
@@ -47,7 +47,8 @@ class PodRunner:
         self._path = f"/api/v1/namespaces/{self.namespace}/pods/{self.name}"
         self._lookup: Lookup = lambda kind, name: around.lookup(self.namespace, kind, name)
         directory = around.scratch / address.split(".", 2)[2]
-        self._volumes = Volumes(pod, directory, around.directory / "claims", around.client)
+        disk = around.directory / "disks" / pod["spec"]["nodeName"]
+        self._volumes = Volumes(pod, directory, around.directory / "claims", disk, around.client)
         self._tasks = Tasks()
         self._dirty, self._dependencies = asyncio.Event(), asyncio.Event()
         self._conditions: dict[str, Obj] = {}

@@ -1,4 +1,4 @@
-"""A pod's volumes as host directories: secrets, config maps, projected tokens, empty directories, claims."""
+"""A pod's volumes as host directories: secrets, config maps, tokens, empty directories, claims, host paths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ TOKEN_SECONDS = 30 * 24 * 3600  # outlives any local cluster, so that nothing ne
 class Volumes:
     """The volumes of one pod under one directory; refresh() again when a Secret or ConfigMap changed."""
 
-    def __init__(self, pod: Obj, directory: Path, claims: Path, client: Client) -> None:
+    def __init__(self, pod: Obj, directory: Path, claims: Path, disk: Path, client: Client) -> None:
+        """`claims` are of the whole cluster; host paths lie below `disk`, the node's."""
+        self._disk = disk
         self._pod, self.directory, self._claims, self._client = pod, directory, claims, client
         self._namespace: str = pod["metadata"]["namespace"]
         self._tokens: dict[str, str] = {}
@@ -43,6 +45,12 @@ class Volumes:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if not path.is_symlink():
                     path.symlink_to(claim)
+            elif "hostPath" in volume:
+                kept = self._disk / volume["hostPath"]["path"].lstrip("/")
+                kept.mkdir(parents=True, exist_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if not path.is_symlink():
+                    path.symlink_to(kept)
             else:
                 kind = next(key for key in volume if key != "name")
                 raise NotYet(f"the node agent cannot mount a {kind} volume ({volume['name']})")

@@ -47,6 +47,7 @@ def test_s1_three_lines_answer(play: Stage, name: str) -> None:
     assert status["decisions"][-1]["reason"] == "FloorRaised"
     explained = play.cluster.kubectl("get", "moe", name, "-n", NAMESPACE, "--no-headers").stdout
     assert "1/1" in explained
+    assert "WeightsNotKept" in {e["reason"] for e in play.events(name)}, "nothing keeps what this replica fetched"
 
 
 def ready_status(play: Stage, name: str) -> Object | None:

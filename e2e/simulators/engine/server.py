@@ -261,7 +261,7 @@ async def _live(settings: Settings, around: Surroundings, stop: asyncio.Event, m
     if membership and await _first(stop.wait(), membership.meet()) == 0:
         return 143
     # Nothing listens while the weights load: connections are refused, as with the real engines.
-    ended = await _first(stop.wait(), lost.wait(), asyncio.sleep(around.load_seconds))
+    ended = await _first(stop.wait(), lost.wait(), _load(settings.model, around))
     if ended != 2:
         return 143 if ended == 0 else _engine_died()
     if settings.headless:
@@ -283,6 +283,20 @@ async def _live(settings: Settings, around: Surroundings, stop: asyncio.Event, m
         await runner.cleanup()
         ticking.cancel()
         await asyncio.gather(ticking, return_exceptions=True)
+
+
+async def _load(model: str, around: Surroundings) -> None:
+    """The weights into GPU memory; before that, unless a volume or the hub's cache holds them, from far away."""
+    if around.fetch_seconds and not model.startswith("/") and "://" not in model:
+        kept = around.hub / f"models--{model.replace('/', '--')}" / "refs" / "main"  # huggingface_hub's layout
+        if kept.exists():
+            print(f"found {model} in {around.hub}", flush=True)
+        else:
+            print(f"fetching {model} to {around.hub}", flush=True)
+            await asyncio.sleep(around.fetch_seconds)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text("complete")
+    await asyncio.sleep(around.load_seconds)
 
 
 def _engine_died() -> int:

@@ -82,6 +82,8 @@ class Surroundings:
     gpu_product: str
     api_key: str | None
     load_seconds: float
+    fetch_seconds: float
+    hub: Path
     prefill_tokens_per_second: float
     decode_tokens_per_second: float
     gpu_speeds: Mapping[str, tuple[float, float]]
@@ -112,6 +114,8 @@ class Surroundings:
             gpu_product=environment.get("SIM_GPU_PRODUCT", ""),
             api_key=environment.get("VLLM_API_KEY") or None,
             load_seconds=number("SIM_LOAD_SECONDS", 0.0),
+            fetch_seconds=number("SIM_FETCH_SECONDS", 0.0),
+            hub=Path(environment.get("HF_HOME") or "~/.cache/huggingface").expanduser() / "hub",
             prefill_tokens_per_second=number("SIM_PREFILL_TOKENS_PER_SECOND", 22_000.0),
             decode_tokens_per_second=number("SIM_DECODE_TOKENS_PER_SECOND", 2_800.0),
             gpu_speeds={precision: (float(prefill), float(decode)) for precision, (prefill, decode) in speeds.items()},

@@ -64,6 +64,7 @@ class Reason:
     NO_POOL_FITS = "NoPoolFits"
     NAME_TAKEN = "NameTaken"
     APPLY_REFUSED = "ApplyRefused"
+    WEIGHTS_NOT_KEPT = "WeightsNotKept"
     STARTING = "Starting"
     NO_READY_REPLICA = "NoReadyReplica"
     FEWER_REPLICAS_THAN_WANTED = "FewerReplicasThanWanted"

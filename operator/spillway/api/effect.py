@@ -14,8 +14,6 @@ from spillway.api.resource import Resource
 
 SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
     "MoEDeployment": {
-        "spec.model.cache.persistentVolumeClaim": None,
-        "spec.model.cache.node": False,
         "spec.model.cache.prefetch": False,
         "spec.slo.timeToFirstToken": None,
         "spec.slo.interTokenLatency": None,
@@ -28,7 +26,7 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
         "spec.rollout.strategy": "SpillAssisted",
     },
     "GPUPool": {
-        "spec.nodeCache": None,
+        "spec.nodeCache.maxGB": None,
     },
     "ExternalProvider": {
         "spec.models[].price.cacheWrite": None,

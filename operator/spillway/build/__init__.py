@@ -21,6 +21,7 @@ from spillway.build.monitor import pod_monitor
 from spillway.build.network import group_network_policy, network_policy
 from spillway.build.service import endpoint, service
 from spillway.build.settings import BuildSettings
+from spillway.build.weights import caution
 from spillway.build.workload import revision, workload
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Object",
     "account",
     "account_name",
+    "caution",
     "compute_domain",
     "disruption_budget",
     "endpoint",

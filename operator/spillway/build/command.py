@@ -42,28 +42,6 @@ class Command:
     address_variable: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CheckpointPath:
-    """What the engine is told to load, and the claim to mount for it, if any."""
-
-    model: str
-    claim: str | None = None
-
-
-MODELS_DIRECTORY = "/models"
-
-
-def checkpoint_path(uri: str) -> CheckpointPath:
-    """``hf://a/b`` is loaded as ``a/b``; ``pvc://claim/path`` as ``/models/path`` with the claim mounted there."""
-    scheme, _, rest = uri.partition("://")
-    if scheme == "hf":
-        return CheckpointPath(rest)
-    if scheme == "pvc":
-        claim, _, path = rest.partition("/")
-        return CheckpointPath(f"{MODELS_DIRECTORY}/{path}".rstrip("/"), claim)
-    raise ValueError(f"{uri!r}: a checkpoint is hf://… or pvc://…")
-
-
 def waiting_limit(moe: MoEDeployment, variant: ResolvedVariant) -> int:
     """Requests that may wait in one replica before it answers 503, which makes the gateway spill.
 

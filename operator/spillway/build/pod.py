@@ -5,11 +5,12 @@ from __future__ import annotations
 from spillway.api import RESTART_ANNOTATION, GPUPool, MoEDeployment, dump
 from spillway.build import sglang, vllm
 from spillway.build.account import account_name
-from spillway.build.command import MODELS_DIRECTORY, Command, Role, checkpoint_path
+from spillway.build.command import Command, Role
 from spillway.build.computedomain import CLAIM, compute_domain_name
 from spillway.build.fabric import Fabric, affinity, capabilities, devices, environment, fabric
 from spillway.build.labels import ENGINE_CONTAINER, ENGINE_PORT, ENGINE_PORT_NAME, Object, replica_labels
 from spillway.build.settings import BuildSettings
+from spillway.build.weights import Storage, storage
 from spillway.catalog import ResolvedVariant
 
 LIVENESS_FAILURES = 6
@@ -22,7 +23,7 @@ def pod_template(
     """The pod template of a role, without the revision's label: the revision is a digest of it."""
     between = fabric(variant, pool)
     command = _ENGINES[variant.engine](moe, variant, settings, role, between)
-    claim = checkpoint_path(variant.checkpoint_uri).claim
+    kept = storage(moe, variant, pool)
     spec: Object = {
         "serviceAccountName": account_name(moe.metadata.name),
         "automountServiceAccountToken": False,
@@ -32,8 +33,8 @@ def pod_template(
         "tolerations": _tolerations(pool),
         # The engines' published images run as root; everything else of the restricted profile holds.
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [_container(moe, variant, pool, command, claim, settings, role)],
-        "volumes": _volumes(command, claim),
+        "containers": [_container(moe, variant, pool, command, kept, settings, role)],
+        "volumes": [_shared_memory(command), *kept.volumes],
     }
     if near := affinity(between, moe.metadata.name):
         spec["affinity"] = near
@@ -65,31 +66,25 @@ def _container(
     variant: ResolvedVariant,
     pool: GPUPool,
     command: Command,
-    claim: str | None,
+    kept: Storage,
     settings: BuildSettings,
     role: Role,
 ) -> Object:
     gpus, between = variant.parallelism.gpus_per_node, fabric(variant, pool)
     counted = {pool.spec.gpu.resource_name: str(gpus), **devices(between, variant, pool)}
-    mounts: list[Object] = [
-        {"name": "shared-memory", "mountPath": "/dev/shm"},
-        {"name": "cache", "mountPath": "/cache"},
-    ]
-    if claim:
-        mounts.append({"name": "checkpoint", "mountPath": MODELS_DIRECTORY, "readOnly": True})
     return {
         "name": ENGINE_CONTAINER,
         "image": variant.image,
         "command": list(command.command),
         "args": list(command.args),
-        "env": _environment(moe, variant, command, between),
+        "env": _environment(moe, variant, command, between, kept),
         "resources": {
             "requests": {**settings.requests(gpus), **counted},
             "limits": counted,
             **({"claims": [{"name": CLAIM}]} if between is Fabric.NVLINK else {}),
         },
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": capabilities(between)},
-        "volumeMounts": mounts,
+        "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}, *kept.mounts],
         **({} if role is Role.WORKER else _serving(command, settings)),
     }
 
@@ -117,11 +112,12 @@ def _probe(path: str, period_seconds: int, failures: int) -> Object:
     }
 
 
-def _environment(moe: MoEDeployment, variant: ResolvedVariant, command: Command, between: Fabric) -> list[Object]:
+def _environment(
+    moe: MoEDeployment, variant: ResolvedVariant, command: Command, between: Fabric, kept: Storage
+) -> list[Object]:
     """Spillway's variables under the user's, then those whose values are found in the cluster."""
     exchanged = variant.parallelism.strategy == "DataExpert"
     values = {
-        "HF_HOME": "/cache/huggingface",
         "FLASHINFER_WORKSPACE_BASE": "/cache/flashinfer",
         "CUDA_CACHE_PATH": "/cache/cuda",
         **environment(between, experts_exchanged=exchanged),
@@ -131,18 +127,8 @@ def _environment(moe: MoEDeployment, variant: ResolvedVariant, command: Command,
     entries: list[Object] = [{"name": name, "value": value} for name, value in values.items()]
     if command.address_variable and command.address_variable not in values:
         entries.append({"name": command.address_variable, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
-    if (token := moe.spec.model.token_secret_ref) and "HF_TOKEN" not in values:
-        entries.append(
-            {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": token.name, "key": token.key}}},
-        )
-    return entries
+    return [entry for entry in kept.env if entry["name"] not in values] + entries
 
 
-def _volumes(command: Command, claim: str | None) -> list[Object]:
-    volumes: list[Object] = [
-        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": command.shared_memory}},
-        {"name": "cache", "emptyDir": {}},
-    ]
-    if claim:
-        volumes.append({"name": "checkpoint", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
-    return volumes
+def _shared_memory(command: Command) -> Object:
+    return {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": command.shared_memory}}

@@ -11,13 +11,13 @@ from spillway.build.command import (
     Command,
     Role,
     at_least,
-    checkpoint_path,
     has_flag,
     waiting_limit,
 )
 from spillway.build.fabric import Fabric
 from spillway.build.labels import ENGINE_PORT
 from spillway.build.settings import BuildSettings
+from spillway.build.weights import source
 from spillway.catalog import ResolvedVariant
 
 RENDEZVOUS_PORT = 20000
@@ -39,10 +39,11 @@ def command(
     /ready turns 503 meanwhile; the pod's grace period bounds it. ``--max-running-requests`` is of the whole replica,
     ``--max-queued-requests`` of each data rank's scheduler.
     """
-    spread = variant.parallelism
+    spread, checkpoint = variant.parallelism, source(variant.checkpoint_uri)
     args = [
         "--model-path",
-        checkpoint_path(variant.checkpoint_uri).model,
+        checkpoint.model,
+        *checkpoint.args,
         "--served-model-name",
         moe.served_name,
         "--host",

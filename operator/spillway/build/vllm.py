@@ -6,19 +6,11 @@ import json
 import math
 
 from spillway.api import MoEDeployment
-from spillway.build.command import (
-    LEADER_ADDRESS,
-    WORKER_INDEX,
-    Command,
-    Role,
-    at_least,
-    checkpoint_path,
-    has_flag,
-    waiting_limit,
-)
+from spillway.build.command import LEADER_ADDRESS, WORKER_INDEX, Command, Role, at_least, has_flag, waiting_limit
 from spillway.build.fabric import Fabric
 from spillway.build.labels import ENGINE_PORT
 from spillway.build.settings import BuildSettings
+from spillway.build.weights import source
 from spillway.catalog import ResolvedVariant
 
 MASTER_PORT = 29501
@@ -42,9 +34,10 @@ def command(
     replica must be out of the gateway before (preStop). ``--max-num-queued-reqs`` counts running requests too, on all
     data ranks; ``--max-num-seqs`` is per data rank.
     """
-    spread = variant.parallelism
+    spread, checkpoint = variant.parallelism, source(variant.checkpoint_uri)
     args = [
-        checkpoint_path(variant.checkpoint_uri).model,
+        checkpoint.model,
+        *checkpoint.args,
         "--served-model-name",
         moe.served_name,
         "--host",

@@ -28,14 +28,16 @@ from spillway.api import (
     find_condition,
     parse,
 )
+from spillway.build import caution
 from spillway.catalog import Catalog
 from spillway.controller.brain import Picture
 from spillway.controller.metrics import Metrics
 from spillway.controller.treasury import Treasury
 from spillway.controller.workqueue import WorkQueue
-from spillway.decide.outcome import Decision
+from spillway.decide.outcome import Decision, DeploymentPlan
 from spillway.decide.reasons import Code
 from spillway.observe.objects import Objects
+from spillway.observe.resolve import Resolved
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ class Reconciler:
         self._last_limits: dict[str, frozenset[str]] = {}
         self._warned: dict[tuple[str, str, datetime], int] = {}  # highest threshold told, by budget and period
         self._written: dict[str, float] = {}
+        self._cautioned: set[tuple[str, int, str]] = set()  # uid, generation and variant
 
     def take(self, picture: Picture) -> None:
         """A new plan: everything is looked at again; what already is as planned costs no write."""
@@ -154,6 +157,7 @@ class Reconciler:
         seen = next((d for d in picture.snapshot.deployments if d.key == key), None)
         if resolved is None or planned is None or seen is None:
             return
+        await self._caution(obj, resolved, planned)
         untold = self._untold.pop(key, [])
         try:
             await self._children.bring(resolved, planned)
@@ -177,6 +181,17 @@ class Reconciler:
         old, new = (find_condition(conditions, ConditionType.NOT_ACTED_ON) for conditions in (before, after))
         if new and new.status == "True" and (old is None or (old.status, old.message) != (new.status, new.message)):
             await self._events.record(obj, ConditionType.NOT_ACTED_ON, new.message, "Warning")
+
+    async def _caution(self, obj: dict[str, Any], resolved: Resolved, planned: DeploymentPlan) -> None:
+        """What makes starts slow, once for each variant that runs, until the spec changes."""
+        meta = obj["metadata"]
+        for variant in resolved.variants:
+            mark = (meta["uid"], meta["generation"], variant.name)
+            if not planned.desired.get(variant.name) or mark in self._cautioned:
+                continue
+            self._cautioned.add(mark)
+            if words := caution(resolved.moe, variant, resolved.pools[variant.pool]):
+                await self._events.record(obj, Reason.WEIGHTS_NOT_KEPT, words, "Warning")
 
     async def _refused(self, obj: dict[str, Any], before: MoEDeploymentStatus, error: KubeError, now: datetime) -> None:
         """The API server does not take a child as it is: its words are for the user, and we try again."""

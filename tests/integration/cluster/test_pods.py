@@ -197,3 +197,26 @@ def test_service_reaches_ready_pods_only(local: Local) -> None:
     local.cluster.kubectl("delete", "pod", "web-0")
     assert served_by() == local.pod("web-1")["status"]["podIP"]
     assert served_by() == local.pod("web-1")["status"]["podIP"]
+
+
+def test_a_host_path_keeps_weights_on_its_node(local: Local) -> None:
+    """The second engine on a node finds what the first one fetched."""
+    local.run("anchor")
+    node = local.pod("anchor")["spec"]["nodeName"]
+    engine = {
+        "image": "docker.io/vllm/vllm-openai:v0.33.0",
+        "command": ["vllm", "serve"],
+        "args": ["nvidia/GLM-5-NVFP4", "--port", "8000"],
+        "env": [{"name": "HF_HOME", "value": "/cache/huggingface"}, {"name": "SIM_FETCH_SECONDS", "value": "0.2"}],
+        "readinessProbe": {"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": 1},
+        "volumeMounts": [
+            {"name": "scratch", "mountPath": "/cache"},
+            {"name": "weights", "mountPath": "/cache/huggingface"},
+        ],
+    }
+    kept = {"name": "weights", "hostPath": {"path": "/mnt/nvme/default", "type": "DirectoryOrCreate"}}
+    other = {"name": "weights", "hostPath": {"path": "/mnt/nvme/search", "type": "DirectoryOrCreate"}}
+    for name, volume, said in (("cold", kept, "fetching"), ("warm", kept, "found"), ("elsewhere", other, "fetching")):
+        local.run(name, container=engine, volumes=[{"name": "scratch", "emptyDir": {}}, volume], nodeName=node)
+        log = (local.cluster.pod_log("default", name) / "main.log").read_text()
+        assert log.startswith(f"{said} nvidia/GLM-5-NVFP4"), log

@@ -18,7 +18,6 @@ from spillway.build import (
     workload,
     workload_name,
 )
-from spillway.build.command import checkpoint_path
 from spillway.catalog import ResolvedVariant, load, variants
 from tests.unit.api.examples import example
 
@@ -161,20 +160,6 @@ def test_a_claim_is_mounted_read_only() -> None:
     assert container(obj)["args"][0] == "/models/glm/nvfp4"
     assert {"name": "checkpoint", "mountPath": "/models", "readOnly": True} in container(obj)["volumeMounts"]
     assert pod(obj)["volumes"][-1]["persistentVolumeClaim"] == {"claimName": "weights", "readOnly": True}
-
-
-@pytest.mark.parametrize(
-    ("uri", "model", "claim"),
-    [("hf://a/b", "a/b", None), ("pvc://c/x/y", "/models/x/y", "c"), ("pvc://c", "/models", "c")],
-)
-def test_checkpoint_paths(uri: str, model: str, claim: str | None) -> None:
-    path = checkpoint_path(uri)
-    assert (path.model, path.claim) == (model, claim)
-
-
-def test_an_unknown_scheme_is_an_error() -> None:
-    with pytest.raises(ValueError, match="hf://… or pvc://…"):
-        checkpoint_path("s3://bucket/x")
 
 
 def test_environment_of_user_and_token() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from pathlib import Path
 
 import aiohttp
 import pytest
 
-from tests.unit.simulators.running import Running, chat, engine, events, running, start
+from tests.unit.simulators.running import Running, chat, engine, events, first_line, running, start
 
 VLLM = ("vllm", "serve", "nvidia/GLM-5-NVFP4", "--served-model-name", "glm-5")
 SGLANG = ("python3", "-m", "sglang.launch_server", "--model-path", "m", "--served-model-name", "glm-5")
@@ -173,3 +174,19 @@ async def test_a_client_that_hangs_up_frees_its_slot() -> None:
 async def metrics_page(session: aiohttp.ClientSession, server: Running) -> str:
     async with session.get(f"{server.url}/metrics") as response:
         return await response.text()
+
+
+async def test_weights_are_fetched_once_for_each_cache(tmp_path: Path) -> None:
+    environment = {"SIM_FETCH_SECONDS": "0.2", "HF_HOME": str(tmp_path / "kept")}
+    other = {**environment, "HF_HOME": str(tmp_path / "empty")}
+    local = ("vllm", "serve", "/models/glm-5")
+    cases = [(VLLM, environment, "fetching "), (VLLM, environment, "found "), (VLLM, other, "fetching ")]
+    for command, variables, said in [*cases, (local, other, "vllm simulator of /models/glm-5")]:
+        process = await start(
+            "e2e.simulators.engine", *command, "--host", "0.0.0.0", "--port", "0", environment=variables
+        )
+        async with running(process):
+            line = await first_line(process)
+            assert line.startswith(said)
+            if " simulator of " not in line:
+                assert " simulator of " in await first_line(process), "it serves once it has its weights"
