@@ -159,7 +159,7 @@ def test_labels_for_ones_own_prometheus(helm: Helm) -> None:
     chosen = {"enabled": True, "labels": {"release": "stack"}}
     found = rendered(helm, {"podMonitors": chosen, "prometheusRules": chosen})
     monitored = [obj for (kind, _), obj in found.items() if kind in ("PodMonitor", "PrometheusRule")]
-    assert len(monitored) == 4
+    assert len(monitored) == 3
     assert all(obj["metadata"]["labels"]["release"] == "stack" for obj in monitored)
 
 
