@@ -115,7 +115,7 @@ class PodRunner:
         for container in self._all():
             if not self._image(container.spec["image"]):
                 message = f"no program stands for image {container.spec['image']} on the local cluster"
-                container.waiting("ErrImagePull", message)
+                container.waiting("ImagePullBackOff", message)
                 self._event("Failed", message, "Warning")
                 return
         for container in self._all():

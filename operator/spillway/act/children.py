@@ -67,7 +67,7 @@ class Children:
             live = self._live(resolved, planned)
             if live is None:
                 continue
-            if planned.replicas == 0 and not self._has_pods(live):
+            if planned.replicas == 0 and not planned.kept and not self._has_pods(live):
                 await self._kube.delete(live)
                 self._store(live).pop(key_of(live), None)
             elif live["spec"].get("replicas") != planned.replicas and not self._is_current(resolved, planned):

@@ -60,12 +60,12 @@ def of_pool(pool: GPUPool, objects: Objects, plan: PoolPlan | None, catalog: Cat
     used = pools.gpus_in_use(objects, resource)
     ours = pending = 0
     for pod in objects.pods.values():
-        if not pools.of_pool(pod, pool) or (pod.get("status") or {}).get("phase") in cluster.FINISHED:
+        if not cluster.of_pool(pod, pool) or (pod.get("status") or {}).get("phase") in cluster.FINISHED:
             continue
         if pod["spec"].get("nodeName"):
-            ours += pools.requested(pod, resource)
+            ours += cluster.requested(pod, resource)
         elif not pod["metadata"].get("deletionTimestamp"):
-            pending += pools.requested(pod, resource)
+            pending += cluster.requested(pod, resource)
     gpu = pool_gpu(pool, catalog)
     conditions = ConditionSet(pool.status.conditions, pool.metadata.generation, now)
     if gpu is None:

@@ -30,6 +30,7 @@ from spillway.decide.reasons import Code
 from spillway.decide.snapshot import Deployment, EngineRates, Phase
 from spillway.observe.resolve import Problem, Resolved
 
+ROLLOUT = (Code.ROLLOUT_SURGE, Code.ROLLOUT_SPILL, Code.ROLLOUT_RECREATE, Code.ROLLOUT_WAITING)
 SPILL_MONEY_REASONS = (Reason.BUDGET_SPENT, Reason.NO_BUDGET, Reason.SUSPENDED)
 
 
@@ -99,11 +100,8 @@ def of_deployment(
     moe = resolved.moe
     ready = sum(1 for r in seen.replicas if r.phase is Phase.READY)
     present = sum(1 for r in seen.replicas if r.phase is not Phase.STOPPING)
-    gpu_usd = sum(
-        v.usd_per_hour
-        for r in seen.replicas
-        if r.phase is not Phase.PENDING and (v := seen.variant(r.variant)) is not None
-    )
+    usd_by_variant = {one.name: one.usd_per_hour for one in (*seen.retired, *seen.variants)}
+    gpu_usd = sum(usd_by_variant.get(r.variant, 0.0) for r in seen.replicas if r.phase is not Phase.PENDING)
     reference = plan.reference or (seen.variants[0].name if seen.variants else "")
     return MoEDeploymentStatus(
         observed_generation=moe.metadata.generation,
@@ -239,7 +237,10 @@ def conditions(
     starting = sum(1 for r in seen.replicas if r.phase in (Phase.STARTING, Phase.PENDING))
 
     told.set(ConditionType.READY, *readiness(seen, plan, ready, find_condition(before, ConditionType.READY) is None))
-    if starting:
+    rolling = next((d for d in plan.decisions if d.code in ROLLOUT), None)
+    if rolling is not None:
+        told.set(ConditionType.PROGRESSING, True, Reason.ROLLING_OUT, rolling.message)
+    elif starting:
         told.set(ConditionType.PROGRESSING, True, Reason.STARTING, f"{starting} replicas are on their way")
     else:
         told.set(ConditionType.PROGRESSING, False, Reason.AS_EXPECTED, "no replica is on its way")
@@ -266,8 +267,13 @@ def conditions(
         told.set(ConditionType.WITHIN_BUDGET, False, Reason.BUDGET_SPENT, words)
     else:
         told.set(ConditionType.WITHIN_BUDGET, True, Reason.AS_EXPECTED, "no budget is spent")
-    if find_condition(before, ConditionType.DEGRADED):
-        told.set(ConditionType.DEGRADED, False, Reason.AS_EXPECTED, "the API server takes what this deployment needs")
+    broken = next(filter(None, (r.failure for r in seen.replicas)), "")
+    if Code.ROLLOUT_FAILED in by_code:
+        told.set(ConditionType.DEGRADED, True, Reason.ROLLOUT_FAILED, by_code[Code.ROLLOUT_FAILED].message)
+    elif broken:
+        told.set(ConditionType.DEGRADED, True, Reason.REPLICAS_FAIL, f"a replica cannot start: {broken}")
+    elif find_condition(before, ConditionType.DEGRADED):
+        told.set(ConditionType.DEGRADED, False, Reason.AS_EXPECTED, "all that this deployment needs is there")
     if seen.pinned_replicas:
         told.set(
             ConditionType.PINNED,

@@ -23,7 +23,6 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
         "spec.routes": (),
         "spec.hints": (),
         "spec.balancing": "LeastRequest",
-        "spec.rollout.strategy": "SpillAssisted",
     },
     "GPUPool": {
         "spec.nodeCache.maxGB": None,

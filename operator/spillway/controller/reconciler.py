@@ -50,7 +50,15 @@ KINDS: dict[str, type[GPUPool] | type[ExternalProvider] | type[CostPolicy]] = {
 VOLATILE_SECONDS = 10.0  # costs and shares that move all the time are written this often at most
 IDLE_SECONDS = 60.0  # what budgets show, while only GPUs cost money: as often as the ledger itself is written
 REFUSED = (400, 403, 422)  # answers that the same request gets again
-WARNINGS = (Code.NO_GPU, Code.POOL_OUT_OF_CAPACITY, Code.BUDGET_SPENT, Code.METRICS_STALE, Code.NO_VARIANT)
+WARNINGS = (
+    Code.NO_GPU,
+    Code.POOL_OUT_OF_CAPACITY,
+    Code.BUDGET_SPENT,
+    Code.METRICS_STALE,
+    Code.NO_VARIANT,
+    Code.ROLLOUT_WAITING,
+    Code.ROLLOUT_FAILED,
+)
 
 
 class Reconciler:

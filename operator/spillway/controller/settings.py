@@ -65,6 +65,7 @@ class OperatorSettings(BaseModel):
             metrics_stale_seconds=self.metrics_stale_seconds,
             drain_seconds=self.drain_seconds,
             deregister_seconds=self.deregister_seconds,
+            start_budget_seconds=float(self.build().startup_seconds),
         )
 
     def windows(self) -> Windows:

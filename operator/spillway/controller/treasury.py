@@ -41,9 +41,9 @@ from spillway.ledger.external import Outcome
 from spillway.ledger.reader import GatewayPod, Page, Reader, ReadingFailed, Round
 from spillway.ledger.store import LedgerConflict, LedgerGone, LedgerStore, due
 from spillway.observe import cluster, money
+from spillway.observe.cluster import of_pool, requested
 from spillway.observe.money import Money
 from spillway.observe.objects import Objects, condition, seconds
-from spillway.observe.pools import of_pool, requested
 from spillway.observe.resolve import valid
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""From wanted replicas to what the workloads ask for: revisions, victims, and their drain.
+"""From wanted replicas to what the workloads ask for: victims, and their drain.
 
 A replica that is to go first leaves the gateway's endpoints, then finishes what it has, and only then does its
 workload ask for one less. The victim is the pod that the ReplicaSet would take: not ready first, then the lowest
@@ -13,26 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from spillway.decide.memory import DrainingReplica
 from spillway.decide.outcome import WorkloadPlan
 from spillway.decide.snapshot import Deployment, Phase, Replica, Settings
-
-
-def split_revisions(deployment: Deployment, variant: str, revision: str, wanted: int, room: bool) -> dict[str, int]:
-    """Wanted replicas of one variant by revision: all of the current one, and of older ones as many as still serve
-    in the place of new replicas that are not ready. Where the pool has no room, one old replica makes it.
-    """
-    alive = [r for r in deployment.replicas if r.variant == variant and r.phase is not Phase.STOPPING]
-    asked = {a.revision: a.replicas for a in deployment.asked if a.variant == variant}
-    split = {revision: wanted}
-    ready_new = sum(1 for r in alive if r.revision == revision and r.phase is Phase.READY)
-    missing = max(0, wanted - ready_new)
-    stuck = not room and any(r.revision == revision and r.phase is Phase.PENDING for r in alive)
-    if stuck and not any(r.revision == revision and r.phase is Phase.STARTING for r in alive):
-        missing -= 1
-    for old in sorted(asked.keys() - {revision}):
-        ready_old = sum(1 for r in alive if r.revision == old and r.phase is Phase.READY)
-        kept = max(0, min(ready_old, missing))
-        split[old] = kept
-        missing -= kept
-    return split
 
 
 def victims(replicas: Sequence[Replica], number: int, draining: Mapping[str, float]) -> list[Replica]:

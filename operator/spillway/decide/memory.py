@@ -20,6 +20,14 @@ class DrainingReplica:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedRevision:
+    """A revision that is not tried again, and why, in words."""
+
+    revision: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentMemory:
     """Of one deployment."""
 
@@ -33,6 +41,10 @@ class DeploymentMemory:
     draining: tuple[DrainingReplica, ...] = ()
     cold_start_seconds: Mapping[str, float] = field(default_factory=dict)  # measured, by variant (EWMA)
     counted_starts: tuple[str, ...] = ()  # replicas whose cold start is in the EWMA
+    worked: Mapping[str, str] = field(default_factory=dict)  # by variant, the revision that last proved itself
+    alone_since: Mapping[str, float] = field(default_factory=dict)  # by variant, of its current revision
+    failed: Mapping[str, FailedRevision] = field(default_factory=dict)  # by variant, of its current revision
+    error_share: float = 0.0  # of the replicas' answers, while no new revision was among them
     demand_changed_at: float = 0.0  # when demand last crossed the number of layers that are on
 
 

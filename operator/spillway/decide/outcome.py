@@ -26,12 +26,14 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadPlan:
-    """What the workload of one variant and revision shall ask for. Replicas in `draining` take no new requests."""
+    """What the workload of one variant and revision shall ask for. Replicas in `draining` take no new requests. One
+    that is `kept` stays though it may ask for none: there may be a way back to it."""
 
     variant: str
     revision: str
     replicas: int
     draining: tuple[str, ...] = ()
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from spillway.decide import drain, placement, pools, spill
+from spillway.decide import drain, placement, pools, rollout, spill
 from spillway.decide.demand import cold_start_seconds
 from spillway.decide.memory import DeploymentMemory, DrainingReplica, Memory, PoolMemory
-from spillway.decide.outcome import DeploymentPlan, Plan, WorkloadPlan
+from spillway.decide.outcome import Decision, DeploymentPlan, Plan, SpillPlan, WorkloadPlan
 from spillway.decide.snapshot import Deployment, Phase, Pool, Snapshot
-from spillway.decide.target import Target, asked_by_variant, target
+from spillway.decide.target import Target, asked_by_variant, held_by_variant, target
 from spillway.decide.words import decisions
 
 
@@ -20,18 +20,18 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
     pool_memory = {p.name: pools.remember(snapshot, p, memory.pools.get(p.name, PoolMemory())) for p in snapshot.pools}
     open_pools = frozenset(name for name, m in pool_memory.items() if snapshot.time >= m.closed_until)
 
-    targets = {
-        d.key: target(snapshot, d, memory.deployments.get(d.key, DeploymentMemory()), open_pools, seconds)
+    memories = {
+        d.key: rollout.remember(snapshot, d, memory.deployments.get(d.key, DeploymentMemory()))
         for d in snapshot.deployments
     }
+    targets = {d.key: target(snapshot, d, memories[d.key], open_pools, seconds) for d in snapshot.deployments}
     needs = [t.need for t in targets.values() if t.need is not None]
     mixes = placement.solve(needs, [room(p, needs, snapshot) for p in snapshot.pools])
 
-    plans, memories = [], {}
+    plans = []
     for deployment in snapshot.deployments:
-        outcome, remembered = settle(snapshot, deployment, targets, mixes.get(deployment.key), open_pools)
+        outcome, memories[deployment.key] = settle(snapshot, deployment, targets, mixes.get(deployment.key), open_pools)
         plans.append(outcome)
-        memories[deployment.key] = remembered
     pool_plans = tuple(pools.plan_of(p, pool_memory[p.name], snapshot.time) for p in snapshot.pools)
     return (
         Plan(snapshot.time, tuple(plans), pool_plans),
@@ -74,26 +74,27 @@ def settle(
     """The plan of one deployment once the pools are shared out."""
     wanted = targets[deployment.key]
     asked = asked_by_variant(deployment)
-    if mix is None or wanted.need is None:
-        desired = dict(asked)
-    else:
-        units = {c.variant: c.units_per_replica for c in wanted.need.choices}
-        # What the mix gives up without a substitute, because the GPUs are worth more to others, does not stay.
-        covered = sum(units.get(name, 0.0) * n for name, n in mix.replicas.items())
-        needed = min(max(wanted.need.units, min(1.0, wanted.need.floor)), covered)
-        desired = keep_until_replaced(deployment, dict(mix.replicas), asked, units, needed)
-    desired = {name: n for name, n in desired.items() if n > 0 or name in asked}
-    workloads, draining = plan_workloads(snapshot, deployment, wanted.memory, desired)
-    before = wanted.memory.desired or asked
     start_seconds = time_to_ready(deployment, wanted.memory, snapshot.time)
     short = mix is not None and mix.uncovered_units > 0
+    spilling = spill.plan_spill(snapshot, deployment, start_seconds, short)
+    moves: list[Decision] = []
+    draining: tuple[DrainingReplica, ...] = ()
+    if mix is None or wanted.need is None:
+        # Held as it is, revision by revision; what it is on its way to stays what is wanted.
+        held = held_by_variant(deployment)
+        desired = {name: wanted.memory.desired.get(name, n) for name, n in held.items()}
+        workloads = as_asked(deployment)
+    else:
+        desired = wanted_replicas(deployment, wanted.need, mix, asked)
+        workloads, draining, moves = plan_workloads(snapshot, deployment, wanted, desired, spilling, open_pools)
+    before = wanted.memory.desired or asked
     outcome = DeploymentPlan(
         key=deployment.key,
         desired=desired,
         workloads=workloads,
         gate=spill.gate(deployment, frozenset(d.name for d in draining)),
-        spill=spill.plan_spill(snapshot, deployment, start_seconds, short),
-        decisions=decisions(snapshot, deployment, desired, before, targets, mix, open_pools),
+        spill=spilling,
+        decisions=(*decisions(snapshot, deployment, desired, before, targets, mix, open_pools), *moves),
         work=wanted.work,
         reference=wanted.reference.name if wanted.reference else wanted.memory.reference,
         spill_cost_ratio=wanted.prices.spill_cost_ratio if wanted.prices else None,
@@ -109,6 +110,23 @@ def settle(
         wanted.memory, desired=outcome.desired, asked=told, draining=() if deployment.dry_run else draining
     )
     return outcome, remembered
+
+
+def wanted_replicas(
+    deployment: Deployment, need: placement.Need, mix: placement.Mix, asked: Mapping[str, int]
+) -> dict[str, int]:
+    """Replicas by variant: the mix, and what serves until the mix does."""
+    units = {c.variant: c.units_per_replica for c in need.choices}
+    # What the mix gives up without a substitute, because the GPUs are worth more to others, does not stay.
+    covered = sum(units.get(name, 0.0) * n for name, n in mix.replicas.items())
+    needed = min(max(need.units, min(1.0, need.floor)), covered)
+    if deployment.retired and deployment.rollout != "Recreate":
+        # What a retired variant's replica does is not known any more: it counts as one of the reference, and serves
+        # until all that takes its place does, or while nothing can.
+        units = {**dict.fromkeys((r.name for r in deployment.retired), 1.0), **units}
+        needed = max(need.units, covered + max(0, need.floor - sum(mix.replicas.values())))
+    desired = keep_until_replaced(deployment, dict(mix.replicas), asked, units, needed)
+    return {name: n for name, n in desired.items() if n > 0 or name in asked}
 
 
 def keep_until_replaced(
@@ -138,31 +156,39 @@ def keep_until_replaced(
 
 
 def plan_workloads(
-    snapshot: Snapshot, deployment: Deployment, memory: DeploymentMemory, desired: Mapping[str, int]
-) -> tuple[tuple[WorkloadPlan, ...], tuple[DrainingReplica, ...]]:
-    since = {d.name: d.since for d in memory.draining}
+    snapshot: Snapshot,
+    deployment: Deployment,
+    target: Target,
+    desired: dict[str, int],
+    spilling: SpillPlan,
+    open_pools: frozenset[str],
+) -> tuple[tuple[WorkloadPlan, ...], tuple[DrainingReplica, ...], list[Decision]]:
+    """Workloads by variant and revision, drains, and what is told of rollouts. Retired variants that make room are
+    taken out of `desired`."""
+    moves = {
+        v.name: rollout.move(snapshot, deployment, v, desired[v.name], target, spilling, v.pool in open_pools)
+        for v in deployment.variants
+        if v.name in desired
+    }
+    splits = {name: dict(move.wanted) for name, move in moves.items()}
+    for retired in deployment.retired:
+        if retired.name not in desired:
+            continue
+        here = [v.name for v in deployment.variants if v.pool == retired.pool and v.name in moves]
+        desired[retired.name] -= min(desired[retired.name], sum(moves[name].retired_to_free for name in here))
+        splits[retired.name] = rollout.of_retired(deployment, retired.name, desired[retired.name])
+    since = {d.name: d.since for d in target.memory.draining}
     workloads: list[WorkloadPlan] = []
     draining: list[DrainingReplica] = []
-    for name, number in sorted(desired.items()):
-        variant = deployment.variant(name)
-        revisions = sorted({a.revision for a in deployment.asked if a.variant == name})
-        if variant is None:  # no longer among the possible ones: its workloads go once another can take over
-            if deployment.paused or not deployment.variants:
-                own = (a for a in deployment.asked if a.variant == name)
-                workloads += [WorkloadPlan(a.variant, a.revision, a.replicas) for a in own]
-                continue
-            split = dict.fromkeys(revisions, 0)
-        else:
-            pool = snapshot.pool(variant.pool)
-            room = pool is not None and pool.free_slots(variant.gpus_per_replica, variant.nodes_per_replica) > 0
-            split = drain.split_revisions(deployment, name, variant.revision, number, room)
+    for name, split in sorted(splits.items()):
         for revision, wanted in split.items():
             workload, drains = drain.workload(
                 deployment, name, revision, wanted, since, snapshot.time, snapshot.settings
             )
-            workloads.append(workload)
+            kept = name in moves and moves[name].kept == revision
+            workloads.append(replace(workload, kept=True) if kept else workload)
             draining.extend(drains)
-    return tuple(workloads), tuple(draining)
+    return tuple(workloads), tuple(draining), [told for move in moves.values() for told in move.told]
 
 
 def time_to_ready(deployment: Deployment, memory: DeploymentMemory, now: float) -> float:
@@ -180,6 +206,11 @@ def as_it_is(outcome: DeploymentPlan, deployment: Deployment) -> DeploymentPlan:
     """A dry run: the decisions are told, nothing changes."""
     return replace(
         outcome,
-        desired=asked_by_variant(deployment),
-        workloads=tuple(WorkloadPlan(a.variant, a.revision, a.replicas) for a in deployment.asked),
+        desired=held_by_variant(deployment),
+        workloads=as_asked(deployment),
     )
+
+
+def as_asked(deployment: Deployment) -> tuple[WorkloadPlan, ...]:
+    """Every workload as it is, also one that asks for nothing."""
+    return tuple(WorkloadPlan(a.variant, a.revision, a.replicas, kept=True) for a in deployment.asked)

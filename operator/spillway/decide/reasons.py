@@ -26,3 +26,8 @@ class Code(StrEnum):
     PAUSED = "Paused"
     DRY_RUN = "DryRun"
     NO_VARIANT = "NoVariant"
+    ROLLOUT_SURGE = "RolloutSurge"
+    ROLLOUT_SPILL = "RolloutSpill"
+    ROLLOUT_RECREATE = "RolloutRecreate"
+    ROLLOUT_WAITING = "RolloutWaiting"
+    ROLLOUT_FAILED = "RolloutFailed"

@@ -44,6 +44,16 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
+class Retired:
+    """A variant that still has replicas, though the spec, or what fits, no longer has it."""
+
+    name: str
+    pool: str  # empty: the pool is gone, too
+    gpus_per_replica: int
+    usd_per_hour: float  # one replica
+
+
+@dataclass(frozen=True, slots=True)
 class Replica:
     """One running copy, as its pod shows it, or as the pods of its group do; the leader's name stands for a group."""
 
@@ -58,6 +68,7 @@ class Replica:
     group: int | None = None  # index of its group; None: a replica of one pod
     waiting: int | None = None  # of those: for a place in the batch
     kv_use: float | None = None  # share of the KV cache, 0 to 1, of the fullest data parallel rank
+    failure: str = ""  # why Kubernetes cannot get its containers to run, in words; empty: it has not failed
 
     @property
     def saturated(self) -> bool:
@@ -85,6 +96,8 @@ class Demand:
     spilled_per_second: float = 0.0  # requests answered by providers
     refused_per_second: float = 0.0  # requests answered with 429 or 503 for want of capacity
     in_flight_external: float = 0.0
+    local_answers_per_second: float = 0.0  # by the replicas, errors included
+    local_errors_per_second: float = 0.0  # of those: 5xx
     age_seconds: float = 0.0  # of the newest sample
 
 
@@ -139,6 +152,8 @@ class Deployment:
     usd_value_per_request: float = 0.0  # what serving one request is worth
     paused: bool = False
     dry_run: bool = False
+    rollout: str = "SpillAssisted"  # how a new revision takes over: SpillAssisted, Surge or Recreate
+    retired: tuple[Retired, ...] = ()
     floor_only: bool = False  # a GPU or Total budget is spent: scale to the floor
 
     @property
@@ -204,6 +219,7 @@ class Settings:
     metrics_stale_seconds: float = 60.0
     drain_seconds: float = 300.0  # longest wait for a replica's last request before it is stopped
     deregister_seconds: float = 5.0  # from leaving the gateway's endpoints to being stopped
+    start_budget_seconds: float = 3600.0  # a replica of a new revision that takes longer to start has failed
     longest_step_seconds: float = 60.0  # a longer gap between ticks (restart, pause) counts as this much
 
 

@@ -94,7 +94,7 @@ def advance_layers(
     size = max(1, math.ceil(deployment.max_replicas * max([1.0, *units.values()])))
     # Whoever changed the fleet since the last plan (a restart's older memory, another hand): what runs counts.
     as_planned = memory.reference and without_zeros(memory.asked) == without_zeros(asked)
-    running_units = sum(units.get(name, 0.0) * n for name, n in asked.items())
+    running_units = sum(units.get(name, 0.0) * n for name, n in held_by_variant(deployment).items())
     on = sum(memory.layers_on) if as_planned else min(size, round(running_units))
     layers = regret.adopt(regret.Layers(memory.regrets_usd, memory.layers_on), size, on, rates.start_usd)
 
@@ -120,6 +120,14 @@ def asked_by_variant(deployment: Deployment) -> dict[str, int]:
     for workload in deployment.asked:
         asked[workload.variant] = asked.get(workload.variant, 0) + workload.replicas
     return asked
+
+
+def held_by_variant(deployment: Deployment) -> dict[str, int]:
+    """Replicas that serve by variant: while revisions change places, those of one of them stand in for the other's."""
+    held: dict[str, int] = {}
+    for workload in deployment.asked:
+        held[workload.variant] = max(held.get(workload.variant, 0), workload.replicas)
+    return held
 
 
 def without_zeros(replicas: Mapping[str, int]) -> dict[str, int]:
@@ -179,6 +187,7 @@ def choices(
     open_pools: frozenset[str],
 ) -> tuple[placement.Choice, ...]:
     found = []
+    inherited = retired_gpus(deployment)
     for variant in deployment.variants:
         pool = snapshot.pool(variant.pool)
         if pool is None:
@@ -186,6 +195,8 @@ def choices(
         placed = sum(
             1 for r in deployment.replicas if r.variant == variant.name and r.phase in (Phase.STARTING, Phase.READY)
         )
+        # The first variant of a pool takes over the GPUs of those that the spec no longer has.
+        placed += inherited.pop(variant.pool, 0) // variant.gpus_per_replica
         start_usd = variant.usd_per_hour / 3600 * cold_start_seconds(memory, variant)
         is_open = variant.pool in open_pools
         found.append(
@@ -202,6 +213,17 @@ def choices(
             )
         )
     return tuple(found)
+
+
+def retired_gpus(deployment: Deployment) -> dict[str, int]:
+    """GPUs, by pool, that replicas of retired variants hold."""
+    gpus: dict[str, int] = {}
+    for retired in deployment.retired:
+        number = sum(
+            r.variant == retired.name and r.phase in (Phase.STARTING, Phase.READY) for r in deployment.replicas
+        )
+        gpus[retired.pool] = gpus.get(retired.pool, 0) + number * retired.gpus_per_replica
+    return gpus
 
 
 def slots(pool: Pool, variant: Variant, namespace: str) -> int:

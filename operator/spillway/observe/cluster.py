@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from spillway.api import MoEDeployment
+from kubernetes.utils.quantity import parse_quantity
+
+from spillway.api import GPUPool, MoEDeployment
 from spillway.build import DEPLOYMENT_LABEL, REVISION_LABEL, VARIANT_LABEL
-from spillway.decide.snapshot import Asked, Phase, Replica
+from spillway.decide.snapshot import Asked, Phase, Replica, Retired
 from spillway.observe.load import PodLoad, together
 from spillway.observe.objects import Object, Objects, condition, key_of, seconds
 
@@ -57,6 +59,7 @@ def replicas(moe: MoEDeployment, objects: Objects, load: Mapping[str, PodLoad]) 
                 waiting=engine.waiting if engine else None,
                 kv_use=engine.kv_use if engine else None,
                 group=None if index is None else int(index),
+                failure=next(filter(None, map(failure, group)), ""),
             )
         )
     return (*found, *_missing_groups(moe, objects))
@@ -78,6 +81,25 @@ def _missing_groups(moe: MoEDeployment, objects: Objects) -> Iterator[Replica]:
             if f"{meta['namespace']}/{name}" not in objects.pods:
                 revision = labels.get(REVISION_LABEL, "")
                 yield Replica(name, labels[VARIANT_LABEL], revision, Phase.PENDING, since, group=index)
+
+
+STUCK = ("CrashLoopBackOff", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError")
+CRASHES = 2  # restarts before a crash loop is a failure: one crash may be the machine's
+
+
+def failure(pod: Object) -> str:
+    """Why the kubelet cannot get a container of the pod to run, in words; empty while it has not given up."""
+    status = pod.get("status") or {}
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        reason, restarts = waiting.get("reason"), container.get("restartCount", 0)
+        if reason not in STUCK or (reason == "CrashLoopBackOff" and restarts < CRASHES):
+            continue
+        last = ((container.get("lastState") or {}).get("terminated") or {}).get("exitCode")
+        ended = f" after exit code {last}" if last is not None else ""
+        words = waiting.get("message") or ""
+        return f"{pod['metadata']['name']}: {reason}{ended}{f' ({words})' if words else ''}"
+    return ""
 
 
 def is_worker(pod: Object) -> bool:
@@ -142,6 +164,55 @@ def asked(moe: MoEDeployment, objects: Objects) -> tuple[Asked, ...]:
             Asked(labels[VARIANT_LABEL], labels.get(REVISION_LABEL, ""), workload["spec"].get("replicas", 1), refused)
         )
     return tuple(sorted(found, key=lambda a: (a.variant, a.revision)))
+
+
+def retired(
+    moe: MoEDeployment, current: Collection[str], objects: Objects, pools: Mapping[str, GPUPool]
+) -> tuple[Retired, ...]:
+    """Variants other than the `current` ones that the deployment's workloads still run, by what their pods ask for."""
+    found: dict[str, Retired] = {}
+    for workload in objects.workloads():
+        name = _labels(workload).get(VARIANT_LABEL, "")
+        if not _is_of(moe, workload) or name in current or name in found:
+            continue
+        pods = _templates(workload)
+        pool = next((p for _, p in sorted(pools.items()) if all(_is_in(pod, p) for pod in pods)), None)
+        gpus = sum(requested(pod, pool.spec.gpu.resource_name) for pod in pods) if pool else 0
+        usd = float(pool.spec.price.usd_per_gpu_hour) * gpus if pool else 0.0
+        found[name] = Retired(name, pool.metadata.name if pool else "", gpus, usd)
+    return tuple(found[name] for name in sorted(found))
+
+
+def _templates(workload: Object) -> list[Object]:
+    """The pods of one replica as its workload has them."""
+    spec = workload["spec"]
+    group = spec.get("leaderWorkerTemplate")
+    if group is None:
+        return [spec["template"]]
+    worker = group["workerTemplate"]
+    return [group.get("leaderTemplate") or worker, *[worker] * (group.get("size", 1) - 1)]
+
+
+def _is_in(pod: Object, pool: GPUPool) -> bool:
+    """Whether a pod asks for the pool's nodes: builders copy the pool's selector into it."""
+    selector = (pod.get("spec") or {}).get("nodeSelector") or {}
+    return all(selector.get(k) == v for k, v in pool.spec.node_selector.items())
+
+
+def requested(pod: Object, resource: str) -> int:
+    """Units of an extended resource that a pod holds."""
+    containers = (pod.get("spec") or {}).get("containers") or []
+    return sum(whole(((c.get("resources") or {}).get("requests") or {}).get(resource)) for c in containers)
+
+
+def whole(quantity: str | int | None) -> int:
+    """A Kubernetes quantity of something that comes in whole units; extended resources do."""
+    return int(parse_quantity(quantity)) if quantity is not None else 0  # type: ignore[no-untyped-call]
+
+
+def of_pool(pod: Object, pool: GPUPool) -> bool:
+    """Whether a replica was asked for in that pool."""
+    return is_ours(pod) and _is_in(pod, pool)
 
 
 def is_ours(pod: Object) -> bool:

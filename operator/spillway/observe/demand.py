@@ -26,6 +26,10 @@ def queries(window: str, long_window: str) -> dict[str, str]:
         "spilled": f"sum by (deployment) (rate(envoy_spillway_egress_requests{{{billed}}}[{window}]))",
         "refused": f"sum by (deployment) (rate(envoy_spillway_answers{{{turned_away}}}[{window}]))",
         "local_answers": f'sum by (deployment) (rate(envoy_spillway_answers{{served_by="local"}}[{long_window}]))',
+        "local_now": f'sum by (deployment) (rate(envoy_spillway_answers{{served_by="local"}}[{window}]))',
+        "local_errors": (
+            f'sum by (deployment) (rate(envoy_spillway_answers{{served_by="local",code_class="5xx"}}[{window}]))'
+        ),
         "spilled_long": f"sum by (deployment) (rate(envoy_spillway_egress_requests{{{billed}}}[{long_window}]))",
         "spilled_input": f"sum by (deployment) (rate(envoy_spillway_egress_prompt_tokens[{long_window}]))",
         "spilled_output": f"sum by (deployment) (rate(envoy_spillway_egress_completion_tokens[{long_window}]))",
@@ -67,6 +71,8 @@ def demands(
             spilled_per_second=signal["spilled"].get(key, 0.0),
             refused_per_second=signal["refused"].get(key, 0.0),
             in_flight_external=external.get(key, 0.0),
+            local_answers_per_second=signal["local_now"].get(key, 0.0),
+            local_errors_per_second=signal["local_errors"].get(key, 0.0),
             age_seconds=age_seconds,
         )
     return found

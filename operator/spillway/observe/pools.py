@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kubernetes.utils.quantity import parse_quantity
-
 from spillway.api import GPUPool, Toleration
 from spillway.decide.snapshot import Pool
-from spillway.observe.cluster import FINISHED, is_ours, of_waiting_groups
+from spillway.observe.cluster import FINISHED, is_ours, of_pool, of_waiting_groups, requested, whole
 from spillway.observe.objects import Object, Objects, condition, has_labels
-
-
-def requested(pod: Object, resource: str) -> int:
-    """Units of an extended resource that a pod holds."""
-    containers = (pod.get("spec") or {}).get("containers") or []
-    return sum(whole(((c.get("resources") or {}).get("requests") or {}).get(resource)) for c in containers)
-
-
-def whole(quantity: str | int | None) -> int:
-    """A Kubernetes quantity of something that comes in whole units; extended resources do."""
-    return int(parse_quantity(quantity)) if quantity is not None else 0  # type: ignore[no-untyped-call]
 
 
 def pool_nodes(pool: GPUPool, objects: Objects) -> list[Object]:
@@ -81,12 +68,6 @@ def _held(pods: Iterable[Object], resource: str) -> dict[str, int]:
         if node and (pod.get("status") or {}).get("phase") not in FINISHED:
             used[node] = used.get(node, 0) + requested(pod, resource)
     return used
-
-
-def of_pool(pod: Object, pool: GPUPool) -> bool:
-    """Whether a replica was asked for in that pool: builders copy the pool's selector into the pod."""
-    selector = (pod.get("spec") or {}).get("nodeSelector") or {}
-    return is_ours(pod) and all(selector.get(k) == v for k, v in pool.spec.node_selector.items())
 
 
 def pool(pool: GPUPool, objects: Objects) -> Pool:

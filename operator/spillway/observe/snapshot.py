@@ -108,6 +108,8 @@ def deployment(
         policies=own_policies,
         lease_seconds=float(money.lease_seconds.get(moe.metadata.namespace, 15)),
         usd_value_per_request=value_per_request(own_policies, policies, options),
+        rollout=spec.rollout.strategy,
+        retired=cluster.retired(moe, {v.name for v in resolved.variants}, objects, resolved.pools),
         paused=moe.paused,
         dry_run=moe.dry_run,
         floor_only=floor_only(own_policies, policies, money),

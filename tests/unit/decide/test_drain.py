@@ -1,4 +1,4 @@
-"""Revisions, victims, and their drain."""
+"""Victims, and their drain."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillway.decide.drain import split_revisions, victims, workload
+from spillway.decide.drain import victims, workload
 from spillway.decide.outcome import WorkloadPlan
 from spillway.decide.snapshot import Asked, Deployment, Phase, Replica, Settings
 
@@ -30,59 +30,7 @@ def owner(asked: dict[str, int], *replicas: Replica) -> Deployment:
     return deployment(asked=tuple(Asked(V, r, n) for r, n in asked.items()), replicas=replicas)
 
 
-NEW, OLD = "rev2", "rev1"
-
-
-@pytest.mark.parametrize(
-    ("own", "wanted", "room", "expected"),
-    [
-        (owner({}), 2, True, {NEW: 2}),
-        (owner({OLD: 2}, replica("a"), replica("b")), 2, True, {NEW: 2, OLD: 2}),
-        (
-            owner({OLD: 2, NEW: 2}, replica("a"), replica("b"), replica("c", revision=NEW)),
-            2,
-            True,
-            {NEW: 2, OLD: 1},
-        ),
-        (
-            owner({OLD: 2, NEW: 2}, replica("a"), replica("c", revision=NEW), replica("d", revision=NEW)),
-            2,
-            True,
-            {NEW: 2, OLD: 0},
-        ),
-        # Old replicas that never answered are of no use.
-        (owner({OLD: 2}, replica("a", Phase.STARTING), replica("b", Phase.PENDING)), 2, True, {NEW: 2, OLD: 0}),
-        # A full pool: one old replica makes room for the new one that waits.
-        (
-            owner({OLD: 2, NEW: 2}, replica("a"), replica("b"), replica("c", Phase.PENDING, NEW)),
-            2,
-            False,
-            {NEW: 2, OLD: 1},
-        ),
-        # But only one at a time: the room that was made is being used.
-        (
-            owner(
-                {OLD: 2, NEW: 2},
-                replica("a"),
-                replica("b"),
-                replica("c", Phase.PENDING, NEW),
-                replica("d", Phase.STARTING, NEW),
-            ),
-            2,
-            False,
-            {NEW: 2, OLD: 2},
-        ),
-        (owner({OLD: 3}, replica("a"), replica("b"), replica("c")), 1, True, {NEW: 1, OLD: 1}),
-        (owner({OLD: 1}, replica("a")), 0, True, {NEW: 0, OLD: 0}),
-    ],
-)
-def test_split_revisions(own: Deployment, wanted: int, room: bool, expected: dict[str, int]) -> None:
-    assert split_revisions(own, V, NEW, wanted, room) == expected
-
-
-def test_of_several_old_revisions_no_more_are_kept_than_are_missing() -> None:
-    own = owner({"a": 2, "b": 2}, *(replica(f"{r}{n}", revision=r) for r in "ab" for n in range(2)))
-    assert split_revisions(own, V, NEW, 3, True) == {NEW: 3, "a": 2, "b": 1}
+OLD = "rev1"
 
 
 def test_victims_are_those_that_are_missed_least() -> None:

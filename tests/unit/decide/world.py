@@ -16,6 +16,7 @@ from spillway.decide.snapshot import (
     Pool,
     ProviderOption,
     Replica,
+    Retired,
     Snapshot,
     Variant,
 )
@@ -45,7 +46,8 @@ def deployment(**changes: object) -> Deployment:
 
 @dataclass
 class World:
-    """Pods appear on `asked`, get GPUs while the pool has stock, and are ready one cold start later."""
+    """Pods appear on `asked`, get GPUs while the pool has stock, and are ready one cold start later. The stock is one
+    machine; what `pool_gpus` promises beyond it never comes."""
 
     deployment: Deployment = field(default_factory=deployment)
     work: Callable[[float], float] = lambda _: 0.5  # replicas of Blackwell that demand would fill
@@ -62,21 +64,27 @@ class World:
     asked: dict[tuple[str, str], int] = field(default_factory=dict)
     told: list[tuple[float, Decision]] = field(default_factory=list)
     serial: int = 0
+    broken: frozenset[str] = frozenset()  # revisions that never start
+    errors: float = 0.0  # of the replicas' answers, per second
+    known: dict[str, Variant] = field(default_factory=dict)  # variants that were ever possible
 
     def used(self, pool: str) -> int:
         return sum(
             v.gpus_per_replica
             for r in self.replicas.values()
-            if r.scheduled_at is not None and (v := self.deployment.variant(r.variant)) and v.pool == pool
+            if r.scheduled_at is not None and (v := self.known[r.variant]).pool == pool
         )
 
     def snapshot(self) -> Snapshot:
-        demand = Demand(self.work(self.now) * REQUESTS_PER_UNIT, 1155, 211) if self.metrics else None
+        self.known |= {v.name: v for v in self.deployment.variants}
+        rate = self.work(self.now) * REQUESTS_PER_UNIT
+        answers = {"local_answers_per_second": rate, "local_errors_per_second": self.errors}
+        demand = Demand(rate, 1155, 211, **answers) if self.metrics else None
         pools = tuple(
             Pool(
                 name,
-                (),
-                self.pool_gpus - self.used(name),
+                (max(0, self.stock[name] - self.used(name)),),
+                max(0, self.pool_gpus - max(self.stock[name], self.used(name))),
                 8,
                 self.timeout,
                 self.pool_gpus,
@@ -87,7 +95,14 @@ class World:
             for name in self.stock
         )
         asked = tuple(Asked(v, r, n) for (v, r), n in self.asked.items())
-        now_deployment = replace(self.deployment, demand=demand, asked=asked, replicas=tuple(self.replicas.values()))
+        retired = tuple(
+            Retired(name, v.pool, v.gpus_per_replica, v.usd_per_hour)
+            for name, v in sorted(self.known.items())
+            if self.deployment.variant(name) is None and any(a.variant == name for a in asked)
+        )
+        now_deployment = replace(
+            self.deployment, demand=demand, asked=asked, replicas=tuple(self.replicas.values()), retired=retired
+        )
         return Snapshot(self.now, (now_deployment,), pools)
 
     def step(self) -> DeploymentPlan:
@@ -109,7 +124,9 @@ class World:
         for workload in outcome.deployments[0].workloads:
             key = (workload.variant, workload.revision)
             self.asked[key] = workload.replicas
-            mine = [r for r in self.replicas.values() if (r.variant, r.revision) == key]
+            if workload.replicas == 0 and not workload.kept and not any(self.of(key)):
+                del self.asked[key]
+            mine = self.of(key)
             for _ in range(workload.replicas - len(mine)):
                 self.serial += 1
                 name = f"pod-{self.serial}"
@@ -118,15 +135,22 @@ class World:
             for victim in surplus[: max(0, len(mine) - workload.replicas)]:
                 del self.replicas[victim.name]
         for name, replica in list(self.replicas.items()):
-            variant = self.deployment.variant(replica.variant)
-            assert variant is not None
+            variant = self.known[replica.variant]
             if (
                 replica.phase is Phase.PENDING
                 and self.used(variant.pool) + variant.gpus_per_replica <= self.stock[variant.pool]
             ):
                 self.replicas[name] = replace(replica, phase=Phase.STARTING, scheduled_at=self.now)
+            elif replica.revision in self.broken:
+                self.replicas[name] = replace(replica, failure=f"{name}: CrashLoopBackOff after exit code 2")
             elif replica.phase is Phase.STARTING and self.now - (replica.scheduled_at or 0) >= self.cold_start:
                 self.replicas[name] = replace(replica, phase=Phase.READY, ready_at=self.now)
+
+    def of(self, key: tuple[str, str]) -> list[Replica]:
+        return [r for r in self.replicas.values() if (r.variant, r.revision) == key]
+
+    def answering(self) -> int:
+        return sum(r.phase is Phase.READY for r in self.replicas.values())
 
     def ready(self, variant: str) -> int:
         return sum(1 for r in self.replicas.values() if r.variant == variant and r.phase is Phase.READY)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from spillway.api import GPUPool, parse
-from spillway.observe import pools
+from spillway.observe import cluster, pools
 from tests.unit.api.examples import example
 from tests.unit.observe.cluster_objects import group, node, objects, pod
 
@@ -143,4 +143,4 @@ def test_pods_of_ours_in_another_pool_do_not_count() -> None:
 
 @pytest.mark.parametrize(("quantity", "expected"), [(None, 0), ("8", 8), (8, 8), ("1k", 1000)])
 def test_quantities_of_gpus_are_whole(quantity: str | int | None, expected: int) -> None:
-    assert pools.whole(quantity) == expected
+    assert cluster.whole(quantity) == expected
