@@ -100,7 +100,7 @@ def of_deployment(
     moe = resolved.moe
     ready = sum(1 for r in seen.replicas if r.phase is Phase.READY)
     present = sum(1 for r in seen.replicas if r.phase is not Phase.STOPPING)
-    usd_by_variant = {one.name: one.usd_per_hour for one in (*seen.retired, *seen.variants)}
+    usd_by_variant = {v.name: v.usd_per_hour for v in seen.variants} | {r.name: r.usd_per_hour for r in seen.retired}
     gpu_usd = sum(usd_by_variant.get(r.variant, 0.0) for r in seen.replicas if r.phase is not Phase.PENDING)
     reference = plan.reference or (seen.variants[0].name if seen.variants else "")
     return MoEDeploymentStatus(

@@ -22,7 +22,8 @@ def gate(deployment: Deployment, draining: frozenset[str]) -> int:
     The gateways count what draining replicas still answer, too: that comes on top, or the others would look full."""
     total = 0.0
     for replica in deployment.replicas:
-        variant = deployment.variant(replica.variant)
+        # What a retired variant's replica takes is not known any more: as much as the first variant's.
+        variant = deployment.variant(replica.variant) or next(iter(deployment.variants), None)
         if replica.phase is not Phase.READY or variant is None:
             continue
         if replica.name in draining:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -20,7 +21,7 @@ from spillway.api import (
 )
 from spillway.decide.outcome import Decision, DeploymentPlan, ProviderPlan, Refusal, SpillPlan
 from spillway.decide.reasons import Code
-from spillway.decide.snapshot import Demand, Deployment, EngineRates, Phase, Replica
+from spillway.decide.snapshot import Demand, Deployment, EngineRates, Phase, Replica, Retired
 from spillway.observe.resolve import Problem, Resolved
 from tests.unit.api.examples import example
 from tests.unit.decide.world import BLACKWELL, HOPPER, deployment
@@ -246,3 +247,30 @@ def test_a_refused_child_is_told_and_taken_back() -> None:
     told = find_condition(refused.conditions, "Degraded")
     assert told is not None
     assert (told.status, told.reason, told.message) == ("True", Reason.APPLY_REFUSED, words)
+
+
+ROLLING = Decision(Code.ROLLOUT_SURGE, "1 of 2 replicas answer in revision b, 1 older", BLACKWELL.name, 2, 2)
+GIVEN_UP = Decision(Code.ROLLOUT_FAILED, "revision b is given up, back to a: p: CrashLoopBackOff", BLACKWELL.name, 2, 2)
+
+
+def test_a_rollout_is_told_as_progress_and_a_bad_revision_as_a_fault() -> None:
+    status = told(seen(Phase.READY, Phase.STARTING), planned(2, decisions=(ROLLING,)))
+    assert condition(status, "Progressing") == ("True", Reason.ROLLING_OUT)
+    assert find_condition(status.conditions, "Degraded") is None
+    failed = told(seen(Phase.READY), planned(2, decisions=(GIVEN_UP, ROLLING)), status)
+    assert condition(failed, "Degraded") == ("True", Reason.ROLLOUT_FAILED)
+    assert condition(told(seen(Phase.READY), planned(), failed), "Degraded") == ("False", Reason.AS_EXPECTED)
+
+
+def test_containers_that_do_not_start_are_a_fault_though_nothing_is_rolled_out() -> None:
+    broken = replace(replica(0, Phase.STARTING), failure="pod-0: ImagePullBackOff (no such tag)")
+    status = told(deployment(replicas=(broken,)), planned())
+    assert condition(status, "Degraded") == ("True", Reason.REPLICAS_FAIL)
+    found = find_condition(status.conditions, "Degraded")
+    assert found is not None and "pod-0: ImagePullBackOff (no such tag)" in found.message
+
+
+def test_replicas_of_retired_variants_cost_money_too() -> None:
+    old = replace(replica(1, Phase.READY), variant="old-fp8")
+    both = deployment(replicas=(replica(0, Phase.READY), old), retired=(Retired("old-fp8", "b200", 8, 33.6),))
+    assert told(both, planned()).cost.gpu_per_hour == Decimal("50.4")  # type: ignore[union-attr]

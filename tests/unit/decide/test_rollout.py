@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -29,9 +30,14 @@ class Playing(World):
         return replace(super().snapshot(), budgets=(own,))
 
 
-def playing(strategy: str = "SpillAssisted", gpus: int = 32, work: float = 2.9, **changes: object) -> Playing:
+def playing(strategy: str = "SpillAssisted", gpus: int = 32, work: float = 2.9, **changes: Any) -> Playing:
     """Three replicas of the first revision that serve; then the second one is wanted."""
-    shape = {"min_replicas": 3, "max_replicas": 3, "variants": (BLACKWELL,), "rollout": strategy} | changes
+    shape: dict[str, Any] = {
+        "min_replicas": 3,
+        "max_replicas": 3,
+        "variants": (BLACKWELL,),
+        "rollout": strategy,
+    } | changes
     world = Playing(
         work=lambda _: work, deployment=deployment(**shape), stock={"b200": gpus, "h200": 0}, pool_gpus=gpus
     )
@@ -97,7 +103,7 @@ def test_what_the_others_carry_goes_without_spilling() -> None:
         ({}, "0.01", "and budget api-day has $0.01 left; waits for a quiet hour"),
     ],
 )
-def test_what_may_not_spill_waits_for_a_quiet_hour(changes: dict[str, object], budget: str, why: str) -> None:
+def test_what_may_not_spill_waits_for_a_quiet_hour(changes: dict[str, Any], budget: str, why: str) -> None:
     world = playing(gpus=12, **changes)
     world.budget = Decimal(budget)
     assert fewest(world, 4000) == 3

@@ -45,7 +45,7 @@ def budget(
         ((replica("a"), replica("b", in_flight=30)), ("b",), None, 98),  # what "b" still answers takes no place of "a"
         ((replica("a"), replica("b", Phase.STARTING), replica("c", Phase.PENDING)), (), None, 68),
         ((replica("a"), replica("b", Phase.STOPPING)), (), None, 68),
-        ((replica("a"), replica("b", variant="gone")), (), None, 68),
+        ((replica("a"), replica("b", variant="retired")), (), None, 136),
         ((replica("a"), replica("h", variant=HOPPER.name)), (), None, 108),
         ((replica("a"),), (), SIZE, 118),  # 40.07 run while it is just busy, 78.21 are worked off in ten seconds
         ((replica("a"),), (), Demand(1.0, 10, 10_000), 68 + 2),  # no more run at once than its concurrency

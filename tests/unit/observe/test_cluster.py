@@ -6,8 +6,8 @@ from datetime import datetime
 
 import pytest
 
-from spillway.api import MoEDeployment, parse
-from spillway.decide.snapshot import Asked, Phase
+from spillway.api import GPUPool, MoEDeployment, parse
+from spillway.decide.snapshot import Asked, Phase, Retired
 from spillway.observe import cluster
 from spillway.observe.load import PodLoad, RankLoad
 from tests.unit.api.examples import example
@@ -187,3 +187,65 @@ def test_asked_is_what_the_own_workloads_say() -> None:
         ),
     )
     assert found == (Asked(VARIANT, "abc", 2), Asked("h200-fp8-vllm", "abc", 1, "exceeded quota"))
+
+
+@pytest.mark.parametrize(
+    ("waiting", "restarts", "expected"),
+    [
+        (
+            {"reason": "CrashLoopBackOff", "message": "back-off 20s"},
+            2,
+            "p: CrashLoopBackOff after exit code 2 (back-off",
+        ),
+        ({"reason": "CrashLoopBackOff", "message": "back-off 10s"}, 1, ""),
+        (
+            {"reason": "ImagePullBackOff", "message": "no such tag"},
+            0,
+            "p: ImagePullBackOff after exit code 2 (no such tag)",
+        ),
+        ({"reason": "InvalidImageName"}, 0, "p: InvalidImageName"),
+        ({"reason": "ContainerCreating"}, 0, ""),
+        ({}, 9, ""),
+    ],
+)
+@pytest.mark.parametrize("statuses", ["containerStatuses", "initContainerStatuses"])
+def test_a_pod_whose_container_cannot_run_has_failed(
+    statuses: str, waiting: Object, restarts: int, expected: str
+) -> None:
+    one = pod("p")
+    last = {"terminated": {"exitCode": 2}}
+    one["status"][statuses] = [{"state": {"waiting": waiting}, "restartCount": restarts, "lastState": last}]
+    assert cluster.failure(one).startswith(expected) and bool(cluster.failure(one)) == bool(expected)
+    (replica,) = cluster.replicas(moe(), objects(one), {})
+    assert replica.failure == cluster.failure(one)
+
+
+def test_variants_that_the_spec_no_longer_has_are_what_their_pods_ask_for() -> None:
+    template = {"spec": pod("x", node=None, gpus=4)["spec"]}
+    current, single, gone = workload(), workload(variant="old-fp8", replicas=0), workload(variant="elsewhere")
+    single["spec"]["template"] = template
+    gone["spec"]["template"] = {"spec": {**template["spec"], "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H100"}}}
+    across = workload(variant="wide-fp8", kind="LeaderWorkerSet")
+    across["spec"]["leaderWorkerTemplate"] = {"size": 2, "workerTemplate": template}
+    found = cluster.retired(moe(), {VARIANT}, objects(current, single, gone, across), {"b200": b200()})
+    assert found == (
+        Retired("elsewhere", "", 0, 0.0),
+        Retired("old-fp8", "b200", 4, 16.8),
+        Retired("wide-fp8", "b200", 8, 33.6),
+    )
+
+
+def b200() -> GPUPool:
+    parsed = parse(
+        GPUPool,
+        example("GPUPool", "b200")
+        | {
+            "spec": {
+                "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-B200"},
+                "gpu": {"product": "B200", "perNode": 8},
+                "price": {"perGPUHour": "4.20"},
+            }
+        },
+    )
+    assert isinstance(parsed, GPUPool)
+    return parsed

@@ -36,6 +36,8 @@ def test_demand_joins_gateway_and_engine_series() -> None:
             spilled=[sample(2, **WHO)],
             refused=[sample(1, **WHO)],
             local_answers=[sample(6, **WHO)],
+            local_now=[sample(5, **WHO)],
+            local_errors=[sample(0.5, **WHO)],
             spilled_long=[sample(2, **WHO)],
             input_tokens=[sample(4000, **ENGINE, variant="a"), sample(2000, **ENGINE, variant="b")],
             output_tokens=[sample(1200, **ENGINE, variant="a")],
@@ -54,6 +56,7 @@ def test_demand_joins_gateway_and_engine_series() -> None:
     assert (demand.requests_per_second, demand.spilled_per_second, demand.refused_per_second) == (10, 2, 1)
     assert (demand.input_tokens_per_request, demand.output_tokens_per_request) == (1000, 250)
     assert demand.in_flight_external == 7
+    assert (demand.local_answers_per_second, demand.local_errors_per_second) == (5, 0.5)
     assert demand.age_seconds == found.age_seconds == 2.5
 
 
