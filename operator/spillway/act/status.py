@@ -27,7 +27,7 @@ from spillway.api import (
 from spillway.build import endpoint, selector_text
 from spillway.decide.outcome import Decision, DeploymentPlan
 from spillway.decide.reasons import Code
-from spillway.decide.snapshot import Deployment, EngineRates, Phase
+from spillway.decide.snapshot import Deployment, EngineRates, Phase, Retired, Variant
 from spillway.observe.resolve import Problem, Resolved
 
 ROLLOUT = (Code.ROLLOUT_SURGE, Code.ROLLOUT_SPILL, Code.ROLLOUT_RECREATE, Code.ROLLOUT_WAITING)
@@ -147,13 +147,18 @@ def spill_share(seen: Deployment) -> float:
 
 
 def variants(seen: Deployment, plan: DeploymentPlan) -> tuple[VariantStatus, ...]:
+    """The possible variants, then those that the spec no longer has while replicas of them are left."""
     found = []
-    for variant in seen.variants:
+    every: list[Variant | Retired] = [*seen.variants, *seen.retired]
+    for variant in every:
         by_phase = dict.fromkeys(Phase, 0)
         for replica in seen.replicas:
             if replica.variant == variant.name:
                 by_phase[replica.phase] += 1
+        if isinstance(variant, Retired) and not any(by_phase.values()):
+            continue
         holding = by_phase[Phase.READY] + by_phase[Phase.STARTING] + by_phase[Phase.STOPPING]
+        start = plan.cold_start_seconds.get(variant.name)
         found.append(
             VariantStatus(
                 name=variant.name,
@@ -163,7 +168,7 @@ def variants(seen: Deployment, plan: DeploymentPlan) -> tuple[VariantStatus, ...
                 pending=by_phase[Phase.PENDING],
                 gpus_per_replica=variant.gpus_per_replica,
                 cost_per_hour=usd(holding * variant.usd_per_hour),
-                cold_start_seconds=round(plan.cold_start_seconds.get(variant.name, variant.cold_start_seconds)),
+                cold_start_seconds=None if start is None else round(start),
             )
         )
     return tuple(found)

@@ -27,7 +27,7 @@ class VariantCapacity(KubeModel):
 
 
 class VariantStatus(KubeModel):
-    """Replicas of one variant."""
+    """Replicas of one variant; also of one that the spec no longer has, while they serve on."""
 
     name: Annotated[str, Field(max_length=63)]
     """POOL-PRECISION-ENGINE."""
@@ -43,8 +43,9 @@ class VariantStatus(KubeModel):
     """GPUs that one replica holds."""
     cost_per_hour: Money
     """What the replicas cost now, in US dollars per hour."""
-    cold_start_seconds: Annotated[Seconds, Field(alias="coldStart")]
-    """Time from asking for a replica to its first answer, as measured, or expected where nothing was measured yet."""
+    cold_start_seconds: Annotated[Seconds | None, Field(alias="coldStart")] = None
+    """Time from asking for a replica to its first answer, as measured, or expected where nothing was measured yet;
+    absent for a variant that the spec no longer has."""
     capacity: VariantCapacity | None = None
     """What one replica can do."""
 

@@ -108,7 +108,7 @@ def variants(status: MoEDeploymentStatus) -> Table:
             str(variant.pending),
             str(variant.gpus_per_replica),
             str(variant.cost_per_hour),
-            age(round(variant.cold_start_seconds)),
+            "-" if variant.cold_start_seconds is None else age(round(variant.cold_start_seconds)),
         )
     return table
 

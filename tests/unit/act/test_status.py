@@ -273,4 +273,7 @@ def test_containers_that_do_not_start_are_a_fault_though_nothing_is_rolled_out()
 def test_replicas_of_retired_variants_cost_money_too() -> None:
     old = replace(replica(1, Phase.READY), variant="old-fp8")
     both = deployment(replicas=(replica(0, Phase.READY), old), retired=(Retired("old-fp8", "b200", 8, 33.6),))
-    assert told(both, planned()).cost.gpu_per_hour == Decimal("50.4")  # type: ignore[union-attr]
+    status = told(both, planned())
+    assert status.cost is not None and status.cost.gpu_per_hour == Decimal("50.4")
+    shown = [(v.name, v.ready, v.cold_start_seconds) for v in status.variants]
+    assert shown == [(BLACKWELL.name, 1, None), (HOPPER.name, 0, None), ("old-fp8", 1, None)]
