@@ -43,6 +43,7 @@ class DeploymentMemory:
     counted_starts: tuple[str, ...] = ()  # replicas whose cold start is in the EWMA
     worked: Mapping[str, str] = field(default_factory=dict)  # by variant, the revision that last proved itself
     alone_since: Mapping[str, float] = field(default_factory=dict)  # by variant, of its current revision
+    began_with: Mapping[str, int] = field(default_factory=dict)  # by variant on its way, replicas that answered then
     failed: Mapping[str, FailedRevision] = field(default_factory=dict)  # by variant, of its current revision
     error_share: float = 0.0  # of the replicas' answers, while no new revision was among them
     demand_changed_at: float = 0.0  # when demand last crossed the number of layers that are on

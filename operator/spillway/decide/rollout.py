@@ -95,16 +95,20 @@ def remember(snapshot: Snapshot, deployment: Deployment, memory: DeploymentMemor
     names = {v.name: v for v in deployment.variants}
     worked = {name: revision for name, revision in memory.worked.items() if name in names}
     alone: dict[str, float] = {}
+    began_with: dict[str, int] = {}
     failed = {name: f for name, f in memory.failed.items() if name in names and f.revision == names[name].revision}
     judging = False
     for name, variant in names.items():
-        ready = {r.revision for r in deployment.replicas if r.variant == name and r.phase is Phase.READY}
+        answering = [r.revision for r in deployment.replicas if r.variant == name and r.phase is Phase.READY]
+        ready = set(answering)
         if name not in worked and ready:
             worked[name] = min(ready - {variant.revision}, default=variant.revision)
         updated = replace(memory, worked=worked)
         if name not in failed and (words := failure(snapshot, deployment, variant, updated)):
             failed[name] = FailedRevision(variant.revision, words)
         moving = worked.get(name, variant.revision) != variant.revision
+        if moving:
+            began_with[name] = memory.began_with.get(name, len(answering))
         judging = judging or (moving and variant.revision in ready)
         others = any(a.variant == name and a.revision != variant.revision and a.replicas for a in deployment.asked)
         if variant.revision in ready and name not in failed and not others:
@@ -113,7 +117,7 @@ def remember(snapshot: Snapshot, deployment: Deployment, memory: DeploymentMemor
                 worked[name] = variant.revision
     share = error_share(deployment, snapshot.settings.metrics_stale_seconds)
     before = memory.error_share if judging or failed or share is None else share
-    return replace(memory, worked=worked, alone_since=alone, failed=failed, error_share=before)
+    return replace(memory, worked=worked, alone_since=alone, began_with=began_with, failed=failed, error_share=before)
 
 
 def move(
@@ -145,11 +149,11 @@ def move(
     room = _room(snapshot, deployment, variant, is_open)
     coming = min(wanted, seen.ready + seen.starting + room)
     stay, free = max(0, wanted - seen.ready), False
-    gap = wanted - seen.ready - seen.old
+    missing = _missing(variant, seen, target)
     if coming < wanted and room == 0 and not seen.starting and not seen.stopping:
-        free, decision = _without_room(snapshot, deployment, variant, seen, wanted, gap, target, spill)
+        free, decision = _without_room(snapshot, deployment, variant, seen, wanted, missing, target, spill)
         told.append(decision)
-    elif gap >= 1:
+    elif wanted > seen.ready + seen.old:
         told.append(_words(Code.ROLLOUT_SPILL, variant, seen, wanted, "one less serves until a new one answers"))
     else:
         told.append(_surge(variant, seen, wanted, coming, cold_start_seconds(memory, variant)))
@@ -234,7 +238,7 @@ def _without_room(
     variant: Variant,
     seen: Fleet,
     wanted: int,
-    gap: int,
+    missing: int,
     target: Target,
     spill: SpillPlan,
 ) -> tuple[bool, Decision]:
@@ -243,7 +247,7 @@ def _without_room(
     if deployment.rollout == "Surge":
         hint = "waits for room; spec.rollout.strategy SpillAssisted would give up an old one first"
         return False, _words(Code.ROLLOUT_WAITING, variant, seen, wanted, f"{full}: {hint}")
-    if gap >= 1 and not seen.retired:
+    if missing > 0 and not seen.retired:
         return False, _words(Code.ROLLOUT_WAITING, variant, seen, wanted, f"{full}: others took what was given up")
     found = pace(snapshot, deployment, variant, target, spill, seen.old + seen.ready)
     if found.allowed:
@@ -258,6 +262,16 @@ def _room(snapshot: Snapshot, deployment: Deployment, variant: Variant, is_open:
     if pool is None:
         return 0
     return slots(pool if is_open else replace(pool, growable_gpus=0), variant, deployment.namespace)
+
+
+def _missing(variant: Variant, seen: Fleet, target: Target) -> int:
+    """Replicas fewer than the rollout began with that are still needed: others may take what is given up, and then
+    the pools' shares no longer have them."""
+    if target.need is None:
+        return 0
+    unit = next((c.units_per_replica for c in target.need.choices if c.variant == variant.name), 1.0) or 1.0
+    needed = max(target.need.floor, math.ceil(target.need.units / unit - 1e-3))
+    return min(needed, target.memory.began_with.get(variant.name, 0)) - seen.ready - seen.old
 
 
 def _replicas_for(snapshot: Snapshot, deployment: Deployment, variant: Variant) -> int:

@@ -87,6 +87,15 @@ def test_without_room_one_replica_at_a_time_goes_first_and_its_price_is_told() -
     assert "of $100.00 left in budget api-day" in spilling[0]
 
 
+def test_what_was_given_up_and_taken_by_others_is_given_up_only_once() -> None:
+    world = playing(gpus=12, work=0.5)
+    while world.answering() == 3:
+        world.step()
+    world.stock["b200"] = world.pool_gpus = 8
+    assert fewest(world, 3000) == 2
+    assert "others took what was given up" in told(world, Code.ROLLOUT_WAITING)
+
+
 def test_what_the_others_carry_goes_without_spilling() -> None:
     world = playing(gpus=12, work=1.5, providers=())
     assert fewest(world, 4000) == 2
