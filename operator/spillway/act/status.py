@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Literal
@@ -14,6 +14,7 @@ from spillway.api import (
     CostStatus,
     DecisionStatus,
     LoadStatus,
+    MoEDeployment,
     MoEDeploymentStatus,
     Reason,
     Resource,
@@ -28,6 +29,7 @@ from spillway.build import endpoint, selector_text
 from spillway.decide.outcome import Decision, DeploymentPlan
 from spillway.decide.reasons import Code
 from spillway.decide.snapshot import Deployment, EngineRates, Phase
+from spillway.observe.autoscalers import Autoscaler
 from spillway.observe.resolve import Problem, Resolved
 
 SPILL_MONEY_REASONS = (Reason.BUDGET_SPENT, Reason.NO_BUDGET, Reason.SUSPENDED)
@@ -94,8 +96,10 @@ def of_deployment(
     changes: Iterable[Decision],
     spill_usd_per_hour: float,
     now: datetime,
+    autoscalers: Sequence[Autoscaler] = (),
 ) -> MoEDeploymentStatus:
-    """What is seen and planned. `changes`: decisions since the last write; `spill_usd_per_hour`: cost of spill now."""
+    """What is seen and planned. `changes`: decisions since the last write; `spill_usd_per_hour`: cost of spill now;
+    `autoscalers`: those of others that target the deployment."""
     moe = resolved.moe
     ready = sum(1 for r in seen.replicas if r.phase is Phase.READY)
     present = sum(1 for r in seen.replicas if r.phase is not Phase.STOPPING)
@@ -124,7 +128,7 @@ def of_deployment(
         ),
         cost=CostStatus(gpu_per_hour=usd(gpu_usd), external_per_hour=usd(spill_usd_per_hour)),
         decisions=history(changes, before.decisions, now),
-        conditions=conditions(resolved, seen, plan, before.conditions, ready, now),
+        conditions=conditions(resolved, seen, plan, before.conditions, ready, now, autoscalers),
     )
 
 
@@ -231,6 +235,7 @@ def conditions(
     before: tuple[Condition, ...],
     ready: int,
     now: datetime,
+    autoscalers: Sequence[Autoscaler] = (),
 ) -> tuple[Condition, ...]:
     """Ready first: it sums up the others."""
     moe = resolved.moe
@@ -282,8 +287,31 @@ def conditions(
         told.set(ConditionType.PAUSED, True, reason, "replicas are held; remove the annotation to go on")
     elif find_condition(before, ConditionType.PAUSED):
         told.set(ConditionType.PAUSED, False, Reason.AS_EXPECTED, "replicas follow the plan")
+    if autoscalers:
+        reason = Reason.AUTOSCALER_PINS if seen.pinned_replicas else Reason.AUTOSCALER_INACTIVE
+        words = autoscaler_words(moe, autoscalers, seen.pinned_replicas)
+        told.set(ConditionType.FOREIGN_AUTOSCALER, True, reason, words)
+    elif find_condition(before, ConditionType.FOREIGN_AUTOSCALER):
+        words = "no HorizontalPodAutoscaler targets this deployment"
+        told.set(ConditionType.FOREIGN_AUTOSCALER, False, Reason.NO_AUTOSCALER, words)
     told.set_not_acted_on(moe)
     return told.conditions
+
+
+def autoscaler_words(moe: MoEDeployment, autoscalers: Sequence[Autoscaler], pinned: int) -> str:
+    """What they do to the deployment, and what to do about them."""
+    namespace, name = moe.metadata.namespace, moe.metadata.name
+    names = ", ".join(a.name for a in autoscalers)
+    does = "does nothing while spec.replicas is 0"
+    if pinned:
+        does = f"is active because spec.replicas is {pinned}, and pins what it sets there"
+    elif any(a.min_replicas == 0 for a in autoscalers):
+        # HPAScaleToZero (on since Kubernetes 1.37): one that has set 0 itself goes on from there.
+        does += ", but with minReplicas 0 it may set it and so pin the number"
+    makers = ", ".join(a.maker for a in autoscalers if a.maker)
+    fix = f"delete {makers}, which made it" if makers else f"kubectl delete hpa {names.replace(',', '')} -n {namespace}"
+    back = f"; then kubectl scale moe/{name} -n {namespace} --replicas=0" if pinned else ""
+    return f"HorizontalPodAutoscaler {names} {does}: Spillway scales by itself. Remove it: {fix}{back}"
 
 
 def readiness(seen: Deployment, plan: DeploymentPlan, ready: int, first: bool) -> tuple[bool | None, str, str]:

@@ -21,6 +21,7 @@ from spillway.api import (
 from spillway.decide.outcome import Decision, DeploymentPlan, ProviderPlan, Refusal, SpillPlan
 from spillway.decide.reasons import Code
 from spillway.decide.snapshot import Demand, Deployment, EngineRates, Phase, Replica
+from spillway.observe.autoscalers import Autoscaler
 from spillway.observe.resolve import Problem, Resolved
 from tests.unit.api.examples import example
 from tests.unit.decide.world import BLACKWELL, HOPPER, deployment
@@ -246,3 +247,27 @@ def test_a_refused_child_is_told_and_taken_back() -> None:
     told = find_condition(refused.conditions, "Degraded")
     assert told is not None
     assert (told.status, told.reason, told.message) == ("True", Reason.APPLY_REFUSED, words)
+
+
+@pytest.mark.parametrize(
+    ("autoscaler", "pinned", "reason", "words"),
+    [
+        (Autoscaler("web", 1, 9), 0, Reason.AUTOSCALER_INACTIVE, "does nothing while spec.replicas is 0: Spillway"),
+        (Autoscaler("web", 0, 9), 0, Reason.AUTOSCALER_INACTIVE, "with minReplicas 0 it may set it"),
+        (Autoscaler("web", 1, 9), 3, Reason.AUTOSCALER_PINS, "is active because spec.replicas is 3, and pins"),
+        (Autoscaler("web", 1, 9), 3, Reason.AUTOSCALER_PINS, "hpa web -n chat; then kubectl scale moe/glm-5 -n chat"),
+        (Autoscaler("web", 1, 9, "ScaledObject/web"), 0, Reason.AUTOSCALER_INACTIVE, "delete ScaledObject/web, which"),
+    ],
+)
+def test_an_autoscaler_of_others_is_told_with_what_it_does_and_how_to_remove_it(
+    autoscaler: Autoscaler, pinned: int, reason: str, words: str
+) -> None:
+    view = seen(Phase.READY, pinned_replicas=pinned)
+    status = of_deployment(resolved(), view, planned(), MoEDeploymentStatus(), (), 0.0, NOW, [autoscaler])
+    found = find_condition(status.conditions, "ForeignAutoscaler")
+    assert found is not None
+    assert (found.status, found.reason) == ("True", reason)
+    assert words in found.message, found.message
+    gone = told(view, planned(), status, LATER)
+    assert condition(gone, "ForeignAutoscaler") == ("False", Reason.NO_AUTOSCALER)
+    assert find_condition(told(view, planned()).conditions, "ForeignAutoscaler") is None
