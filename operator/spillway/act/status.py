@@ -283,8 +283,11 @@ def conditions(
     elif find_condition(before, ConditionType.PINNED):
         told.set(ConditionType.PINNED, False, Reason.NOT_PINNED, "replicas follow demand")
     if seen.paused or seen.dry_run:
-        reason = Reason.PAUSED_BY_ANNOTATION if seen.paused else Reason.DRY_RUN
-        told.set(ConditionType.PAUSED, True, reason, "replicas are held; remove the annotation to go on")
+        reason, words = Reason.PAUSED_BY_ANNOTATION, "replicas are held; remove annotation spillway.dev/paused to go on"
+        if seen.dry_run:
+            would = by_code[Code.DRY_RUN].message if Code.DRY_RUN in by_code else "would change nothing"
+            reason, words = Reason.DRY_RUN, f"{would}; remove annotation spillway.dev/dry-run to let it"
+        told.set(ConditionType.PAUSED, True, reason, words)
     elif find_condition(before, ConditionType.PAUSED):
         told.set(ConditionType.PAUSED, False, Reason.AS_EXPECTED, "replicas follow the plan")
     if autoscalers:

@@ -162,7 +162,8 @@ class Reconciler:
         await self._caution(obj, resolved, planned)
         untold = self._untold.pop(key, [])
         try:
-            await self._children.bring(resolved, planned)
+            if not seen.dry_run:
+                await self._children.bring(resolved, planned)
             others = autoscalers(resolved.moe, self._objects)
             new = status.of_deployment(
                 resolved, seen, planned, before, untold, status.spill_usd_per_hour(seen, planned), now, others

@@ -8,10 +8,11 @@ from dataclasses import replace
 from spillway.decide import drain, placement, pools, spill
 from spillway.decide.demand import cold_start_seconds
 from spillway.decide.memory import DeploymentMemory, DrainingReplica, Memory, PoolMemory
-from spillway.decide.outcome import DeploymentPlan, Plan, WorkloadPlan
+from spillway.decide.outcome import Decision, DeploymentPlan, Plan, WorkloadPlan
+from spillway.decide.reasons import Code
 from spillway.decide.snapshot import Deployment, Phase, Pool, Snapshot
 from spillway.decide.target import Target, asked_by_variant, target
-from spillway.decide.words import decisions
+from spillway.decide.words import decisions, would_words
 
 
 def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
@@ -24,8 +25,11 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
         d.key: target(snapshot, d, memory.deployments.get(d.key, DeploymentMemory()), open_pools, seconds)
         for d in snapshot.deployments
     }
+    dry = {d.key for d in snapshot.deployments if d.dry_run}
     needs = [t.need for t in targets.values() if t.need is not None]
-    mixes = placement.solve(needs, [room(p, needs, snapshot) for p in snapshot.pools])
+    mixes = share_out([n for n in needs if n.key not in dry], snapshot)
+    if dry:  # what these would get is known; nobody makes room for them
+        mixes |= {key: mix for key, mix in share_out(needs, snapshot).items() if key in dry}
 
     plans, memories = [], {}
     for deployment in snapshot.deployments:
@@ -37,6 +41,11 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
         Plan(snapshot.time, tuple(plans), pool_plans),
         Memory(time=snapshot.time, deployments=memories, pools=pool_memory),
     )
+
+
+def share_out(needs: Sequence[placement.Need], snapshot: Snapshot) -> dict[str, placement.Mix]:
+    """The mix of each need, by key, if all of them are met together."""
+    return placement.solve(needs, [room(p, needs, snapshot) for p in snapshot.pools])
 
 
 def room(pool: Pool, needs: Sequence[placement.Need], snapshot: Snapshot) -> placement.Room:
@@ -83,7 +92,10 @@ def settle(
         needed = min(max(wanted.need.units, min(1.0, wanted.need.floor)), covered)
         desired = keep_until_replaced(deployment, dict(mix.replicas), asked, units, needed)
     desired = {name: n for name, n in desired.items() if n > 0 or name in asked}
-    workloads, draining = plan_workloads(snapshot, deployment, wanted.memory, desired)
+    if deployment.paused or deployment.dry_run:
+        workloads, draining = as_asked(snapshot, deployment, wanted.memory)
+    else:
+        workloads, draining = plan_workloads(snapshot, deployment, wanted.memory, desired)
     before = wanted.memory.desired or asked
     start_seconds = time_to_ready(deployment, wanted.memory, snapshot.time)
     short = mix is not None and mix.uncovered_units > 0
@@ -105,9 +117,7 @@ def settle(
     told: dict[str, int] = {}
     for workload in outcome.workloads:
         told[workload.variant] = told.get(workload.variant, 0) + workload.replicas
-    remembered = replace(
-        wanted.memory, desired=outcome.desired, asked=told, draining=() if deployment.dry_run else draining
-    )
+    remembered = replace(wanted.memory, desired=outcome.desired, asked=told, draining=draining)
     return outcome, remembered
 
 
@@ -176,10 +186,22 @@ def time_to_ready(deployment: Deployment, memory: DeploymentMemory, now: float) 
     return max(1.0, min(starts, default=60.0))
 
 
+def as_asked(
+    snapshot: Snapshot, deployment: Deployment, memory: DeploymentMemory
+) -> tuple[tuple[WorkloadPlan, ...], tuple[DrainingReplica, ...]]:
+    """Every workload as it is, of whatever revision. Who drains comes back, unless Kubernetes is about to take it."""
+    since = {d.name: d.since for d in memory.draining}
+    held = [
+        drain.workload(deployment, a.variant, a.revision, a.replicas, since, snapshot.time, snapshot.settings)
+        for a in deployment.asked
+    ]
+    return tuple(workload for workload, _ in held), tuple(d for _, drains in held for d in drains)
+
+
 def as_it_is(outcome: DeploymentPlan, deployment: Deployment) -> DeploymentPlan:
-    """A dry run: the decisions are told, nothing changes."""
-    return replace(
-        outcome,
-        desired=asked_by_variant(deployment),
-        workloads=tuple(WorkloadPlan(a.variant, a.revision, a.replicas) for a in deployment.asked),
-    )
+    """A dry run: what would be done is told, nothing is."""
+    held = asked_by_variant(deployment)
+    total = sum(held.values())
+    would = Decision(Code.DRY_RUN, would_words(deployment, outcome), before=total, after=total)
+    told = tuple(d for d in outcome.decisions if not d.changes and d.code is not Code.DRY_RUN)
+    return replace(outcome, desired=held, decisions=(*told, would))

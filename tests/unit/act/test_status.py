@@ -182,6 +182,13 @@ def test_conditions(plan: DeploymentPlan, changes: dict[str, object], kind: str,
     assert condition(told(seen(Phase.READY, **changes), plan), kind) == expected
 
 
+def test_a_dry_run_tells_what_it_would_do() -> None:
+    plan = planned(decisions=(Decision(Code.DRY_RUN, "would change 0→1 b200 (FloorRaised)"),))
+    found = find_condition(told(seen(dry_run=True), plan).conditions, "Paused")
+    assert found is not None
+    assert found.message.startswith("would change 0→1 b200 (FloorRaised); remove annotation spillway.dev/dry-run")
+
+
 def test_pinned_and_paused_are_told_only_once_they_were_true() -> None:
     usual = told(seen(Phase.READY), planned())
     assert find_condition(usual.conditions, "Pinned") is None
