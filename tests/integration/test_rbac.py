@@ -46,6 +46,7 @@ NEEDED = [
             "networkpolicies.networking.k8s.io",
             "podmonitors.monitoring.coreos.com",
             "computedomains.resource.nvidia.com",
+            "horizontalpodautoscalers.autoscaling",
             "services",
             "serviceaccounts",
             "pods",
@@ -126,6 +127,7 @@ FORBIDDEN = [
     # The rest of the cluster.
     *(Ask(verb, resource) for resource in ("nodes", "namespaces") for verb in ("create", "update", "patch", "delete")),
     *(Ask(verb, resource) for resource in ("services", "serviceaccounts") for verb in ("update", "delete")),
+    *(Ask(verb, "horizontalpodautoscalers.autoscaling") for verb in ("create", "update", "patch", "delete")),
     *(Ask(verb, "customresourcedefinitions.apiextensions.k8s.io") for verb in ("get", "create", "patch", "delete")),
     Ask("create", "mutatingwebhookconfigurations.admissionregistration.k8s.io"),
     *(Ask(verb, "*.*") for verb in ("get", "create", "*")),

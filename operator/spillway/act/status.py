@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Literal
@@ -14,6 +14,7 @@ from spillway.api import (
     CostStatus,
     DecisionStatus,
     LoadStatus,
+    MoEDeployment,
     MoEDeploymentStatus,
     Reason,
     Resource,
@@ -28,6 +29,7 @@ from spillway.build import endpoint, selector_text
 from spillway.decide.outcome import Decision, DeploymentPlan
 from spillway.decide.reasons import Code
 from spillway.decide.snapshot import Deployment, EngineRates, Phase, Retired, Variant
+from spillway.observe.autoscalers import Autoscaler
 from spillway.observe.resolve import Problem, Resolved
 
 ROLLOUT = (Code.ROLLOUT_SURGE, Code.ROLLOUT_SPILL, Code.ROLLOUT_RECREATE, Code.ROLLOUT_WAITING)
@@ -95,8 +97,10 @@ def of_deployment(
     changes: Iterable[Decision],
     spill_usd_per_hour: float,
     now: datetime,
+    autoscalers: Sequence[Autoscaler] = (),
 ) -> MoEDeploymentStatus:
-    """What is seen and planned. `changes`: decisions since the last write; `spill_usd_per_hour`: cost of spill now."""
+    """What is seen and planned. `changes`: decisions since the last write; `spill_usd_per_hour`: cost of spill now;
+    `autoscalers`: those of others that target the deployment."""
     moe = resolved.moe
     ready = sum(1 for r in seen.replicas if r.phase is Phase.READY)
     present = sum(1 for r in seen.replicas if r.phase is not Phase.STOPPING)
@@ -122,7 +126,7 @@ def of_deployment(
         ),
         cost=CostStatus(gpu_per_hour=usd(gpu_usd), external_per_hour=usd(spill_usd_per_hour)),
         decisions=history(changes, before.decisions, now),
-        conditions=conditions(resolved, seen, plan, before.conditions, ready, now),
+        conditions=conditions(resolved, seen, plan, before.conditions, ready, now, autoscalers),
     )
 
 
@@ -234,6 +238,7 @@ def conditions(
     before: tuple[Condition, ...],
     ready: int,
     now: datetime,
+    autoscalers: Sequence[Autoscaler] = (),
 ) -> tuple[Condition, ...]:
     """Ready first: it sums up the others."""
     moe = resolved.moe
@@ -289,12 +294,38 @@ def conditions(
     elif find_condition(before, ConditionType.PINNED):
         told.set(ConditionType.PINNED, False, Reason.NOT_PINNED, "replicas follow demand")
     if seen.paused or seen.dry_run:
-        reason = Reason.PAUSED_BY_ANNOTATION if seen.paused else Reason.DRY_RUN
-        told.set(ConditionType.PAUSED, True, reason, "replicas are held; remove the annotation to go on")
+        reason, words = Reason.PAUSED_BY_ANNOTATION, "replicas are held; remove annotation spillway.dev/paused to go on"
+        if seen.dry_run:
+            would = by_code[Code.DRY_RUN].message if Code.DRY_RUN in by_code else "would change nothing"
+            reason, words = Reason.DRY_RUN, f"{would}; remove annotation spillway.dev/dry-run to let it"
+        told.set(ConditionType.PAUSED, True, reason, words)
     elif find_condition(before, ConditionType.PAUSED):
         told.set(ConditionType.PAUSED, False, Reason.AS_EXPECTED, "replicas follow the plan")
+    if autoscalers:
+        reason = Reason.AUTOSCALER_PINS if seen.pinned_replicas else Reason.AUTOSCALER_INACTIVE
+        words = autoscaler_words(moe, autoscalers, seen.pinned_replicas)
+        told.set(ConditionType.FOREIGN_AUTOSCALER, True, reason, words)
+    elif find_condition(before, ConditionType.FOREIGN_AUTOSCALER):
+        words = "no HorizontalPodAutoscaler targets this deployment"
+        told.set(ConditionType.FOREIGN_AUTOSCALER, False, Reason.NO_AUTOSCALER, words)
     told.set_not_acted_on(moe)
     return told.conditions
+
+
+def autoscaler_words(moe: MoEDeployment, autoscalers: Sequence[Autoscaler], pinned: int) -> str:
+    """What they do to the deployment, and what to do about them."""
+    namespace, name = moe.metadata.namespace, moe.metadata.name
+    names = ", ".join(a.name for a in autoscalers)
+    does = "does nothing while spec.replicas is 0"
+    if pinned:
+        does = f"is active because spec.replicas is {pinned}, and pins what it sets there"
+    elif any(a.min_replicas == 0 for a in autoscalers):
+        # HPAScaleToZero (on since Kubernetes 1.37): one that has set 0 itself goes on from there.
+        does += ", but with minReplicas 0 it may set it and so pin the number"
+    makers = ", ".join(a.maker for a in autoscalers if a.maker)
+    fix = f"delete {makers}, which made it" if makers else f"kubectl delete hpa {names.replace(',', '')} -n {namespace}"
+    back = f"; then kubectl scale moe/{name} -n {namespace} --replicas=0" if pinned else ""
+    return f"HorizontalPodAutoscaler {names} {does}: Spillway scales by itself. Remove it: {fix}{back}"
 
 
 def readiness(seen: Deployment, plan: DeploymentPlan, ready: int, first: bool) -> tuple[bool | None, str, str]:

@@ -159,4 +159,4 @@ class MoEDeploymentStatus(KubeModel):
     """The last decisions, newest first."""
     conditions: Conditions = ()
     """Ready, Progressing, Degraded, MetricsAvailable, SpillAvailable, ScalingLimited, WithinBudget, Pinned, Paused,
-    NotActedOn."""
+    ForeignAutoscaler, NotActedOn."""

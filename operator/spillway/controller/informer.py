@@ -13,6 +13,7 @@ import kopf
 from kubernetes.aio import client
 
 from spillway.api import GROUP, VERSION
+from spillway.observe.autoscalers import targets_moedeployment
 from spillway.observe.objects import Objects, key_of
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ WATCHED: tuple[Kind, ...] = (
     ("apps", "v1", "deployments"),
     ("policy", "v1", "poddisruptionbudgets"),
     ("networking.k8s.io", "v1", "networkpolicies"),
+    ("autoscaling", "v2", "horizontalpodautoscalers"),
     ("", "v1", "services"),
     ("", "v1", "serviceaccounts"),
     ("", "v1", "pods"),
@@ -44,6 +46,8 @@ EXTENSIONS: tuple[Kind, ...] = (
     ("resource.nvidia.com", "v1beta1", "computedomains"),
 )
 """Not every cluster has them: each is watched from when it is there."""
+KEPT: dict[str, Callable[[dict[str, Any]], bool]] = {"horizontalpodautoscalers": targets_moedeployment}
+"""Kinds of which only some objects concern us, by what no selector can ask for. The others are not cached."""
 FILTERED = (
     "computedomains",
     "deployments",
@@ -78,13 +82,15 @@ def registry(
     found = kopf.OperatorRegistry()
 
     def watch(group: str, version: str, plural: str) -> None:
-        store = objects.store(plural)
+        store, kept = objects.store(plural), KEPT.get(plural)
 
         async def changed(*, event: Any, **_: Any) -> None:
             obj = copy.deepcopy(dict(event["object"]))
             obj["metadata"].pop("managedFields", None)
             key = key_of(obj)
-            if event["type"] == "DELETED":
+            if kept is not None and key not in store and not kept(obj):
+                return
+            if event["type"] == "DELETED" or (kept is not None and not kept(obj)):
                 store.pop(key, None)
             else:
                 held = store.get(key)
@@ -140,6 +146,8 @@ async def listed(
             obj["metadata"].pop("managedFields", None)
             obj.setdefault("kind", kind)
             obj.setdefault("apiVersion", api_version)
+            if plural in KEPT and not KEPT[plural](obj):
+                continue
             store.setdefault(key_of(obj), obj)
 
     await asyncio.gather(*(fill(*kind) for kind in kinds))

@@ -32,6 +32,8 @@ def desired(
         if planned is None:
             continue
         namespace = one.moe.metadata.namespace
+        if seen[one.moe.key].dry_run and one.moe.key not in objects.services:
+            continue  # a dry run from its beginning: no request comes in, and so none goes out
         # A provider that the namespace may not use is not configured at all, whatever the runtime says.
         chain = tuple(
             (p.provider, p.model)

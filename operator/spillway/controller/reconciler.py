@@ -36,6 +36,7 @@ from spillway.controller.treasury import Treasury
 from spillway.controller.workqueue import WorkQueue
 from spillway.decide.outcome import Decision, DeploymentPlan
 from spillway.decide.reasons import Code
+from spillway.observe.autoscalers import autoscalers
 from spillway.observe.objects import Objects
 from spillway.observe.resolve import Resolved
 
@@ -59,6 +60,7 @@ WARNINGS = (
     Code.ROLLOUT_WAITING,
     Code.ROLLOUT_FAILED,
 )
+TOLD = (ConditionType.NOT_ACTED_ON, ConditionType.FOREIGN_AUTOSCALER)  # conditions that have an event, too
 
 
 class Reconciler:
@@ -134,7 +136,7 @@ class Reconciler:
         elif plural == POOL and (pool := picture.pools.get(key)):
             planned = next((p for p in picture.plan.pools if p.name == key), None)
             new = platform_status.of_pool(pool, self._objects, planned, self._catalog(), now)
-            await self._tell_not_acted_on(obj, pool.status.conditions, new.conditions)
+            await self._tell_conditions(obj, pool.status.conditions, new.conditions)
             await self._write(plural, obj, dump(new))
         elif plural == PROVIDER and (provider := picture.providers.get(key)):
             spent = self._treasury.provider_usd_today(key)
@@ -143,7 +145,7 @@ class Reconciler:
             new_status = platform_status.of_provider(
                 provider, health.blocked.get(key), failing, health.error_rates.get(key), spent, now
             )
-            await self._tell_not_acted_on(obj, provider.status.conditions, new_status.conditions)
+            await self._tell_conditions(obj, provider.status.conditions, new_status.conditions)
             if failing:
                 await self._events.record(
                     obj, Reason.PROVIDER_ERRORS, "most requests fail; see condition Healthy", "Warning"
@@ -168,11 +170,13 @@ class Reconciler:
         await self._caution(obj, resolved, planned)
         untold = self._untold.pop(key, [])
         try:
-            await self._children.bring(resolved, planned)
+            if not seen.dry_run:
+                await self._children.bring(resolved, planned)
+            others = autoscalers(resolved.moe, self._objects)
             new = status.of_deployment(
-                resolved, seen, planned, before, untold, status.spill_usd_per_hour(seen, planned), now
+                resolved, seen, planned, before, untold, status.spill_usd_per_hour(seen, planned), now, others
             )
-            await self._tell_not_acted_on(obj, before.conditions, new.conditions)
+            await self._tell_conditions(obj, before.conditions, new.conditions)
             volatile = () if untold else ("load", "spill", "cost")
             await self._write(MOE, obj, dump(new), volatile=volatile)
         except (KubeError, OSError, TimeoutError) as error:
@@ -182,13 +186,14 @@ class Reconciler:
             raise
         await self._tell(key, obj, untold, planned.decisions)
 
-    async def _tell_not_acted_on(
+    async def _tell_conditions(
         self, obj: dict[str, Any], before: tuple[Condition, ...], after: tuple[Condition, ...]
     ) -> None:
-        """An event when the condition comes up, or names other fields than before."""
-        old, new = (find_condition(conditions, ConditionType.NOT_ACTED_ON) for conditions in (before, after))
-        if new and new.status == "True" and (old is None or (old.status, old.message) != (new.status, new.message)):
-            await self._events.record(obj, ConditionType.NOT_ACTED_ON, new.message, "Warning")
+        """An event when one of the conditions in `TOLD` comes up, or says other words than before."""
+        for kind in TOLD:
+            old, new = (find_condition(conditions, kind) for conditions in (before, after))
+            if new and new.status == "True" and (old is None or (old.status, old.message) != (new.status, new.message)):
+                await self._events.record(obj, kind, new.message, "Warning")
 
     async def _caution(self, obj: dict[str, Any], resolved: Resolved, planned: DeploymentPlan) -> None:
         """What makes starts slow, once for each variant that runs, until the spec changes."""
@@ -244,7 +249,7 @@ class Reconciler:
                 reason = "BudgetSpent" if crossed >= 100 else "BudgetThreshold"
                 await self._events.record(obj, reason, words, "Warning")
         new = platform_status.of_policy(policy, statements, view.grants, now)
-        await self._tell_not_acted_on(obj, policy.status.conditions, new.conditions)
+        await self._tell_conditions(obj, policy.status.conditions, new.conditions)
         await self._write(POLICY, obj, dump(new), volatile=("budgets", "summary"))
 
     async def _write(

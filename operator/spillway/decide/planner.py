@@ -9,9 +9,10 @@ from spillway.decide import drain, placement, pools, rollout, spill
 from spillway.decide.demand import cold_start_seconds
 from spillway.decide.memory import DeploymentMemory, DrainingReplica, Memory, PoolMemory
 from spillway.decide.outcome import Decision, DeploymentPlan, Plan, SpillPlan, WorkloadPlan
+from spillway.decide.reasons import Code
 from spillway.decide.snapshot import Deployment, Phase, Pool, Snapshot
 from spillway.decide.target import Target, asked_by_variant, held_by_variant, target
-from spillway.decide.words import decisions
+from spillway.decide.words import decisions, would_words
 
 
 def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
@@ -25,8 +26,11 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
         for d in snapshot.deployments
     }
     targets = {d.key: target(snapshot, d, memories[d.key], open_pools, seconds) for d in snapshot.deployments}
+    dry = {d.key for d in snapshot.deployments if d.dry_run}
     needs = [t.need for t in targets.values() if t.need is not None]
-    mixes = placement.solve(needs, [room(p, needs, snapshot) for p in snapshot.pools])
+    mixes = share_out([n for n in needs if n.key not in dry], snapshot)
+    if dry:  # what these would get is known; nobody makes room for them
+        mixes |= {key: mix for key, mix in share_out(needs, snapshot).items() if key in dry}
 
     plans = []
     for deployment in snapshot.deployments:
@@ -37,6 +41,11 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
         Plan(snapshot.time, tuple(plans), pool_plans),
         Memory(time=snapshot.time, deployments=memories, pools=pool_memory),
     )
+
+
+def share_out(needs: Sequence[placement.Need], snapshot: Snapshot) -> dict[str, placement.Mix]:
+    """The mix of each need, by key, if all of them are met together."""
+    return placement.solve(needs, [room(p, needs, snapshot) for p in snapshot.pools])
 
 
 def room(pool: Pool, needs: Sequence[placement.Need], snapshot: Snapshot) -> placement.Room:
@@ -78,14 +87,15 @@ def settle(
     short = mix is not None and mix.uncovered_units > 0
     spilling = spill.plan_spill(snapshot, deployment, start_seconds, short)
     moves: list[Decision] = []
-    draining: tuple[DrainingReplica, ...] = ()
     if mix is None or wanted.need is None:
-        # Held as it is, revision by revision; what it is on its way to stays what is wanted.
-        held = held_by_variant(deployment)
-        desired = {name: wanted.memory.desired.get(name, n) for name, n in held.items()}
-        workloads = as_asked(deployment)
+        # Of revisions that change places, what they are on their way to; of a drain that comes back, what is there.
+        held, last = held_by_variant(deployment), wanted.memory.desired
+        desired = {name: max(n, min(last.get(name, n), asked[name])) for name, n in held.items()}
     else:
         desired = wanted_replicas(deployment, wanted.need, mix, asked)
+    if mix is None or wanted.need is None or deployment.dry_run:
+        workloads, draining = as_asked(snapshot, deployment, wanted.memory)
+    else:
         workloads, draining, moves = plan_workloads(snapshot, deployment, wanted, desired, spilling, open_pools)
     before = wanted.memory.desired or asked
     outcome = DeploymentPlan(
@@ -106,9 +116,7 @@ def settle(
     told: dict[str, int] = {}
     for workload in outcome.workloads:
         told[workload.variant] = told.get(workload.variant, 0) + workload.replicas
-    remembered = replace(
-        wanted.memory, desired=outcome.desired, asked=told, draining=() if deployment.dry_run else draining
-    )
+    remembered = replace(wanted.memory, desired=outcome.desired, asked=told, draining=draining)
     return outcome, remembered
 
 
@@ -202,15 +210,23 @@ def time_to_ready(deployment: Deployment, memory: DeploymentMemory, now: float) 
     return max(1.0, min(starts, default=60.0))
 
 
+def as_asked(
+    snapshot: Snapshot, deployment: Deployment, memory: DeploymentMemory
+) -> tuple[tuple[WorkloadPlan, ...], tuple[DrainingReplica, ...]]:
+    """Every workload as it is, of whatever revision, also one that asks for nothing. Who drains comes back, unless
+    Kubernetes is about to take it."""
+    since = {d.name: d.since for d in memory.draining}
+    held = [
+        drain.workload(deployment, a.variant, a.revision, a.replicas, since, snapshot.time, snapshot.settings)
+        for a in deployment.asked
+    ]
+    return tuple(replace(workload, kept=True) for workload, _ in held), tuple(d for _, drains in held for d in drains)
+
+
 def as_it_is(outcome: DeploymentPlan, deployment: Deployment) -> DeploymentPlan:
-    """A dry run: the decisions are told, nothing changes."""
-    return replace(
-        outcome,
-        desired=held_by_variant(deployment),
-        workloads=as_asked(deployment),
-    )
-
-
-def as_asked(deployment: Deployment) -> tuple[WorkloadPlan, ...]:
-    """Every workload as it is, also one that asks for nothing."""
-    return tuple(WorkloadPlan(a.variant, a.revision, a.replicas, kept=True) for a in deployment.asked)
+    """A dry run: what would be done is told, nothing is."""
+    held = held_by_variant(deployment)
+    total = sum(held.values())
+    would = Decision(Code.DRY_RUN, would_words(deployment, outcome), before=total, after=total)
+    told = tuple(d for d in outcome.decisions if not d.changes and d.code is not Code.DRY_RUN)
+    return replace(outcome, desired=held, decisions=(*told, would))

@@ -63,10 +63,13 @@ def target(
     ceiling = deployment.max_replicas
     floor = min(deployment.min_replicas, ceiling)
     work = None
-    units_before = sum(memory.layers_on)
+    units_before = float(sum(memory.layers_on))
+    if deployment.dry_run:  # the last plan was not carried out
+        units_before = sum(units.get(name, 0.0) * n for name, n in held_by_variant(deployment).items())
     if deployment.pinned_replicas:
         floor = ceiling = deployment.pinned_replicas
         count = 0
+        memory = adopt_running(deployment, memory, rates, units)
     elif demand is not None and not deployment.floor_only:
         work = demand.requests_per_second * per_request
         memory = advance_layers(snapshot, deployment, memory, demand, rates, units, per_request, seconds)
@@ -76,7 +79,7 @@ def target(
         count = 0
     offers = choices(snapshot, deployment, memory, units, open_pools)
     need = placement.Need(deployment.key, float(count), floor, ceiling, offers, off_usd_per_hour)
-    return Target(replace(memory, reference=reference.name), need, reference, rates, work, stale, float(units_before))
+    return Target(replace(memory, reference=reference.name), need, reference, rates, work, stale, units_before)
 
 
 def advance_layers(
@@ -107,6 +110,17 @@ def advance_layers(
     # What is paid for anyway is not given up before its billed minimum has passed.
     kept = max(layers.count, min(on, paid_ahead(deployment, snapshot.time)))
     layers = regret.adopt(layers, size, kept, rates.start_usd)
+    return replace(memory, regrets_usd=layers.regrets_usd, layers_on=layers.on)
+
+
+def adopt_running(
+    deployment: Deployment, memory: DeploymentMemory, rates: Prices, units: Mapping[str, float]
+) -> DeploymentMemory:
+    """Layers for what a pin runs: when it ends, nothing is stopped only to be started again."""
+    size = math.ceil(max(deployment.max_replicas, deployment.pinned_replicas) * max([1.0, *units.values()]))
+    running = round(sum(units.get(name, 0.0) * n for name, n in held_by_variant(deployment).items()))
+    layers = regret.Layers(memory.regrets_usd, memory.layers_on)
+    layers = regret.adopt(layers, size, min(size, running), rates.start_usd)
     return replace(memory, regrets_usd=layers.regrets_usd, layers_on=layers.on)
 
 
@@ -145,7 +159,7 @@ def paid_ahead(deployment: Deployment, now: float) -> int:
     )
 
 
-def note_crossing(memory: DeploymentMemory, layers_on: int, work: float, now: float) -> DeploymentMemory:
+def note_crossing(memory: DeploymentMemory, layers_on: float, work: float, now: float) -> DeploymentMemory:
     """Since when demand has been above (or well below) what is on, for the words of the decision."""
     outside = work > layers_on or work < layers_on - 1
     if not outside:

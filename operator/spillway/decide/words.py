@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from spillway.decide.holders import holders
-from spillway.decide.outcome import Decision
+from spillway.decide.outcome import Decision, DeploymentPlan
 from spillway.decide.placement import Mix
 from spillway.decide.reasons import Code
 from spillway.decide.snapshot import Deployment, Snapshot, Variant
@@ -125,6 +125,22 @@ def demand_words(snapshot: Snapshot, variant: Variant, old: int, new: int, targe
     return words, usd if new > old else -usd
 
 
+def would_words(deployment: Deployment, outcome: DeploymentPlan) -> str:
+    """`would change 0→1 b200-nvfp4-vllm (FloorRaised, +$16.80/h of GPUs)`: what a dry run leaves undone. Of the GPUs'
+    dollars only, and without the numbers of the load, so that it is the same from tick to tick."""
+    parts = []
+    for decision in (d for d in outcome.decisions if d.changes):
+        variant = deployment.variant(decision.variant)
+        usd = (decision.after - decision.before) * variant.usd_per_hour if variant else 0.0
+        rent = f", {'-' if usd < 0 else '+'}${abs(usd):.2f}/h of GPUs" if variant else ""
+        parts.append(f"change {decision.before}→{decision.after} {decision.variant} ({decision.code}{rent})")
+    for asked in deployment.asked:
+        variant = deployment.variant(asked.variant)
+        if variant and asked.replicas and asked.revision != variant.revision and outcome.desired.get(asked.variant):
+            parts.append(f"bring {asked.variant} to revision {variant.revision}")
+    return "would " + ("; ".join(parts) or "change nothing")
+
+
 def limits(
     snapshot: Snapshot,
     deployment: Deployment,
@@ -145,8 +161,6 @@ def limits(
         told.append(
             Decision(Code.PAUSED, f"held at {total} by annotation spillway.dev/paused", before=total, after=total)
         )
-    if deployment.dry_run:
-        told.append(Decision(Code.DRY_RUN, "decided only: annotation spillway.dev/dry-run", before=total, after=total))
     if target.stale and not deployment.pinned_replicas:
         # Before the first measurement the age is infinite.
         known = deployment.demand is not None and math.isfinite(deployment.demand.age_seconds)

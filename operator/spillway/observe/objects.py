@@ -48,6 +48,7 @@ class Objects:
     poddisruptionbudgets: dict[str, Object] = field(default_factory=dict)  # ours
     networkpolicies: dict[str, Object] = field(default_factory=dict)  # ours
     podmonitors: dict[str, Object] = field(default_factory=dict)  # ours
+    horizontalpodautoscalers: dict[str, Object] = field(default_factory=dict)  # that target a MoEDeployment
     computedomains: dict[str, Object] = field(default_factory=dict)  # ours
     pods: dict[str, Object] = field(default_factory=dict)
     nodes: dict[str, Object] = field(default_factory=dict)

@@ -22,6 +22,7 @@ from spillway.api import (
 from spillway.decide.outcome import Decision, DeploymentPlan, ProviderPlan, Refusal, SpillPlan
 from spillway.decide.reasons import Code
 from spillway.decide.snapshot import Demand, Deployment, EngineRates, Phase, Replica, Retired
+from spillway.observe.autoscalers import Autoscaler
 from spillway.observe.resolve import Problem, Resolved
 from tests.unit.api.examples import example
 from tests.unit.decide.world import BLACKWELL, HOPPER, deployment
@@ -182,6 +183,13 @@ def test_conditions(plan: DeploymentPlan, changes: dict[str, object], kind: str,
     assert condition(told(seen(Phase.READY, **changes), plan), kind) == expected
 
 
+def test_a_dry_run_tells_what_it_would_do() -> None:
+    plan = planned(decisions=(Decision(Code.DRY_RUN, "would change 0→1 b200 (FloorRaised)"),))
+    found = find_condition(told(seen(dry_run=True), plan).conditions, "Paused")
+    assert found is not None
+    assert found.message.startswith("would change 0→1 b200 (FloorRaised); remove annotation spillway.dev/dry-run")
+
+
 def test_pinned_and_paused_are_told_only_once_they_were_true() -> None:
     usual = told(seen(Phase.READY), planned())
     assert find_condition(usual.conditions, "Pinned") is None
@@ -277,3 +285,27 @@ def test_replicas_of_retired_variants_cost_money_too() -> None:
     assert status.cost is not None and status.cost.gpu_per_hour == Decimal("50.4")
     shown = [(v.name, v.ready, v.cold_start_seconds) for v in status.variants]
     assert shown == [(BLACKWELL.name, 1, None), (HOPPER.name, 0, None), ("old-fp8", 1, None)]
+
+
+@pytest.mark.parametrize(
+    ("autoscaler", "pinned", "reason", "words"),
+    [
+        (Autoscaler("web", 1, 9), 0, Reason.AUTOSCALER_INACTIVE, "does nothing while spec.replicas is 0: Spillway"),
+        (Autoscaler("web", 0, 9), 0, Reason.AUTOSCALER_INACTIVE, "with minReplicas 0 it may set it"),
+        (Autoscaler("web", 1, 9), 3, Reason.AUTOSCALER_PINS, "is active because spec.replicas is 3, and pins"),
+        (Autoscaler("web", 1, 9), 3, Reason.AUTOSCALER_PINS, "hpa web -n chat; then kubectl scale moe/glm-5 -n chat"),
+        (Autoscaler("web", 1, 9, "ScaledObject/web"), 0, Reason.AUTOSCALER_INACTIVE, "delete ScaledObject/web, which"),
+    ],
+)
+def test_an_autoscaler_of_others_is_told_with_what_it_does_and_how_to_remove_it(
+    autoscaler: Autoscaler, pinned: int, reason: str, words: str
+) -> None:
+    view = seen(Phase.READY, pinned_replicas=pinned)
+    status = of_deployment(resolved(), view, planned(), MoEDeploymentStatus(), (), 0.0, NOW, [autoscaler])
+    found = find_condition(status.conditions, "ForeignAutoscaler")
+    assert found is not None
+    assert (found.status, found.reason) == ("True", reason)
+    assert words in found.message, found.message
+    gone = told(view, planned(), status, LATER)
+    assert condition(gone, "ForeignAutoscaler") == ("False", Reason.NO_AUTOSCALER)
+    assert find_condition(told(view, planned()).conditions, "ForeignAutoscaler") is None

@@ -124,6 +124,18 @@ def test_a_deployment_without_a_plan_is_not_published() -> None:
     assert desired(plan, Snapshot(0.0, (), ()), [resolved()], providers(), Objects(), 2) == gateway.Desired()
 
 
+@pytest.mark.parametrize(("created", "published"), [(False, 0), (True, 1)])
+def test_a_dry_run_from_its_beginning_gets_no_requests(created: bool, published: int) -> None:
+    """Whose Service is there served before the dry run, and goes on."""
+    spill = SpillPlan(True, 60.0, (ProviderPlan("zai", "glm-5", True, 5),), REFUSAL)
+    plan = Plan(0.0, (DeploymentPlan(KEY, {}, (), 0, spill),))
+    objects = Objects()
+    if created:
+        objects.services[KEY] = {"metadata": {"name": "glm-5", "namespace": "chat"}}
+    snapshot = Snapshot(0.0, (deployment(dry_run=True),), ())
+    assert len(desired(plan, snapshot, [resolved()], providers(), objects, 2).deployments) == published
+
+
 @pytest.mark.parametrize(
     ("gate", "gateways", "expected"), [(0, 2, 1), (1, 2, 1), (10, 2, 4), (16, 2, 8), (17, 2, 8), (100, 0, 64)]
 )

@@ -69,6 +69,18 @@ def test_who_runs_stays_for_an_equal_and_makes_way_for_one_that_saves_much_more(
     assert leaves.draining or leaves.replicas < RUNNING, "it drains before it goes"
 
 
+def test_a_dry_run_takes_no_gpus_from_anybody() -> None:
+    """Neither those that another runs on, nor those that are free."""
+    dry = replace(contender("dear", 2.0, 9.0), dry_run=True)
+    held = Pool("b200", free_gpus_by_node=(0,), used_gpus=8, usd_per_gpu_hour=4.2)
+    found = decided(dry, contender("holder", 2.0, 3.0, running=RUNNING), pool=held)
+    assert found["holder/glm-5"].desired == {BLACKWELL.name: RUNNING}
+    assert "would change 0→2" in told(found["dear/glm-5"], "DryRun").message
+    free = Pool("b200", free_gpus_by_node=(8,), usd_per_gpu_hour=4.2)
+    found = decided(contender("cheap", 2.0, 3.0), dry, pool=free)
+    assert (found["cheap/glm-5"].replicas, found["dear/glm-5"].replicas) == (2, 0)
+
+
 def test_a_namespace_at_its_limit_hears_of_it() -> None:
     pool = Pool("b200", (8, 8), used_gpus=8, used_by_namespace={"chat": 8}, max_gpus_per_namespace=8)
     found = decided(contender("chat", 4.0, 9.0, running=2), pool=pool)
