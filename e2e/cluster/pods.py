@@ -195,8 +195,10 @@ class PodRunner:
     def _simulation(self, spec: Obj) -> dict[str, str]:
         """What the pool's hardware is to the engine simulator; a container without GPUs sees nothing of it."""
         gpus = int(spec.get("resources", {}).get("limits", {}).get(GPU_RESOURCE, 0))
-        if self._pool is None or gpus == 0:
+        if self._pool is None:
             return {}
+        if gpus == 0:  # what fetches for engines has the node's network
+            return {"SIM_FETCH_SECONDS": f"{self._pool.fetch_seconds:g}"}
         # With SIM_GPUS the simulator refuses what so few GPUs could not run.
         names = str(self._around.scratch / HOSTS_FILE)
         return {**self._pool.simulation(), "SIM_GPUS": str(gpus), "SIM_HOSTS": names}

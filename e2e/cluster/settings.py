@@ -54,6 +54,7 @@ class Pool(_Settings):
     remove_empty_after_seconds: float | None = None
     image_pull_seconds: float = 2
     load_seconds: float = 6
+    fetch_seconds: float = 0  # of a checkpoint from the hub, where no cache has it
     taint: str | None = "nvidia.com/gpu"  # key of a NoSchedule taint, as GPU node groups carry it
     labels: dict[str, str] = {}
 
@@ -65,6 +66,7 @@ class Pool(_Settings):
         }
         return {
             "SIM_LOAD_SECONDS": f"{self.load_seconds:g}",
+            "SIM_FETCH_SECONDS": f"{self.fetch_seconds:g}",
             "SIM_GPU_PRODUCT": self.product,
             "SIM_GPU_SPEEDS": json.dumps(speeds),
         }

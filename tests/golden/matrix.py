@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spillway.api import GPUPool, InvalidSpec, MoEDeployment, parse
-from spillway.build import BuildSettings, Object, compute_domain, workload
+from spillway.build import BuildSettings, Object, compute_domain, prefetch, workload
 from spillway.catalog import ResolvedVariant, load, variants
 from tests.unit.api.examples import example
 
@@ -39,6 +39,7 @@ POOLS: Mapping[str, Changes] = {
     "h100-efa": _pool("H100", H100_LABEL, "6.88", **EFA),
     "h200": _pool("H200", "NVIDIA-H200", "3.50", **RDMA),
     "b200": _pool("B200", "NVIDIA-B200", "5.50", **RDMA),
+    "b200-cache": _pool("B200", "NVIDIA-B200", "5.50", nodeCache={"hostPath": "/mnt/nvme/spillway", "maxGB": 2000}),
     "b300": _pool("B300", "NVIDIA-B300-SXM6-AC", "17.80"),
     "gb200": _pool("GB200", "NVIDIA-GB200", "10.50", 4, **RACK),
     "gb300": _pool("GB300", "NVIDIA-GB300", "12.00", 4, **RACK),
@@ -119,7 +120,8 @@ class Case:
         moe, pool, variant = self.deployment(), self.gpu_pool(), self.variant()
         domains = [compute_domain(moe, variant.name)] if pool.spec.topology.compute_domain else []
         across = variant.parallelism.nodes > 1
-        return [*(domains if across else []), workload(moe, variant, pool, 1, SETTINGS)]
+        brought = [prefetch(moe, variant, pool, ["node-1", "node-2"])] if moe.spec.model.cache.prefetch else []
+        return [*(domains if across else []), *brought, workload(moe, variant, pool, 1, SETTINGS)]
 
 
 def data(ranks: int, nodes: int = 1) -> tuple[str, int, int, int]:
@@ -133,6 +135,7 @@ def tensor(gpus: int, nodes: int = 1, *, experts: bool = True) -> tuple[str, int
 
 
 BOTH = ("vLLM", "SGLang")
+PREFETCH = {"node": True, "prefetch": True}
 CASES: tuple[Case, ...] = (
     # Each model as the catalog recommends it.
     *(Case("glm-5", "NVFP4", "b200", engine) for engine in BOTH),
@@ -177,6 +180,21 @@ CASES: tuple[Case, ...] = (
     Case("r1", "NVFP4", "b200", also="0.32", spec={"engine__version": "0.32.0"}),
     Case("r1", "FP8", "h200", "vLLM", data(16, 2), also="0.32", spec={"engine__version": "0.32.0"}),
     Case("r1", "FP8", "h200", "SGLang", data(8), also="0.5.22", spec={"engine__version": "0.5.22"}),
+    # Brought to the nodes beforehand.
+    *(
+        Case("glm-5", "NVFP4", "b200-cache", engine, also="prefetch", spec={"model__cache": PREFETCH})
+        for engine in BOTH
+    ),
+    Case(
+        "r1",
+        "NVFP4",
+        "b200-cache",
+        also="prefetch-oci",
+        spec={
+            "model__cache": PREFETCH,
+            "model__sources": {"NVFP4": {"uri": "oci://registry.example.com/models/deepseek-r1:nvfp4"}},
+        },
+    ),
     # What owners add.
     Case(
         "r1",

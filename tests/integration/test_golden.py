@@ -66,7 +66,7 @@ def pods(path: Path) -> list[Object]:
     found = []
     for obj in objects(path):
         group = obj.get("spec", {}).get("leaderWorkerTemplate")
-        parts = {"": obj["spec"]["template"]} if obj["kind"] == "Deployment" else {}
+        parts = {"": obj["spec"]["template"]} if obj["kind"] in ("Deployment", "DaemonSet") else {}
         parts |= {role: group[f"{role}Template"] for role in ("leader", "worker")} if group else {}
         for role, template in parts.items():
             labels = template["metadata"]["labels"] | ({GROUP_KEY_LABEL: "g"} if group else {})
@@ -88,7 +88,7 @@ def apply(kube: Kube, items: list[Object], *flags: str) -> None:
 
 def test_the_api_server_takes_every_object_and_every_pod(api: Kube) -> None:
     everything = [obj for path in FILES for obj in objects(path)]
-    assert {"Deployment", "LeaderWorkerSet", "NetworkPolicy"} <= {obj["kind"] for obj in everything}
+    assert {"Deployment", "DaemonSet", "LeaderWorkerSet", "NetworkPolicy"} <= {obj["kind"] for obj in everything}
     apply(api, everything, "--dry-run=server", "--validate=strict")
     apply(api, [pod for path in FILES for pod in pods(path)], "--dry-run=server", "--validate=strict")
 

@@ -41,6 +41,7 @@ NEEDED = [
         Ask(verb, resource)
         for resource in (
             "deployments.apps",
+            "daemonsets.apps",
             LEADER_WORKER_SETS,
             "poddisruptionbudgets.policy",
             "networkpolicies.networking.k8s.io",
@@ -62,6 +63,7 @@ NEEDED = [
         Ask(verb, resource, MODELS, "glm-5")
         for resource in (
             "deployments.apps",
+            "daemonsets.apps",
             LEADER_WORKER_SETS,
             "poddisruptionbudgets.policy",
             "networkpolicies.networking.k8s.io",
@@ -73,7 +75,10 @@ NEEDED = [
         for verb in ("create", "patch")
     ),
     Ask("update", "moedeployments.spillway.dev/finalizers", MODELS, "glm-5"),
-    *(Ask("delete", resource, MODELS, "glm-5") for resource in ("deployments.apps", LEADER_WORKER_SETS)),
+    *(
+        Ask("delete", resource, MODELS, "glm-5")
+        for resource in ("deployments.apps", "daemonsets.apps", LEADER_WORKER_SETS)
+    ),
     # which replica goes first: act/children.py; who leads: controller/process.py
     Ask("patch", "pods", MODELS, "glm-5-0"),
     Ask("patch", "pods", SYSTEM, "spillway-operator-0"),

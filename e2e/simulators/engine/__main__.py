@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from e2e.simulators.engine import sglang_flags, vllm_flags
+from e2e.simulators.engine.hub import download
 from e2e.simulators.engine.server import serve
 from e2e.simulators.engine.settings import RefusedSettings, Settings, Surroundings
 
@@ -39,6 +40,10 @@ def run_shell(words: Sequence[str]) -> NoReturn:
 def main() -> int:
     if sys.argv[1:3] == ["sh", "-c"]:
         run_shell(sys.argv[1:])
+    if sys.argv[1:3] == ["hf", "download"]:
+        return download(sys.argv[3:], os.environ)
+    if sys.argv[1:2] == ["sleep"]:
+        os.execvp("sleep", sys.argv[1:])
     around = Surroundings.from_environment(os.environ)
     try:
         settings = read_command(sys.argv[1:], around)

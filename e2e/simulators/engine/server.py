@@ -17,6 +17,7 @@ from e2e.simulators import completions
 from e2e.simulators.engine import dialect
 from e2e.simulators.engine.dialect import Refusal
 from e2e.simulators.engine.group import Membership, RendezvousFailed
+from e2e.simulators.engine.hub import fetch
 from e2e.simulators.engine.metrics import EngineMetrics
 from e2e.simulators.engine.model import Capacity, EngineModel, Sequence
 from e2e.simulators.engine.scheduler import EngineStopped, Scheduler
@@ -287,15 +288,8 @@ async def _live(settings: Settings, around: Surroundings, stop: asyncio.Event, m
 
 async def _load(model: str, around: Surroundings) -> None:
     """The weights into GPU memory; before that, unless a volume or the hub's cache holds them, from far away."""
-    if around.fetch_seconds and not model.startswith("/") and "://" not in model:
-        kept = around.hub / f"models--{model.replace('/', '--')}" / "refs" / "main"  # huggingface_hub's layout
-        if kept.exists():
-            print(f"found {model} in {around.hub}", flush=True)
-        else:
-            print(f"fetching {model} to {around.hub}", flush=True)
-            await asyncio.sleep(around.fetch_seconds)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_text("complete")
+    if not model.startswith("/") and "://" not in model:
+        await fetch(model, around.hub, around.fetch_seconds)
     await asyncio.sleep(around.load_seconds)
 
 

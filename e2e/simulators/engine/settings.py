@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from e2e.simulators.engine.hub import hub_directory
+
 EngineName = Literal["vllm", "sglang"]
 HOPPER_PRODUCTS = ("H100", "H200", "GH200", "H800", "H20")
 DEFAULT_MAX_MODEL_TOKENS = 202_752
@@ -115,7 +117,7 @@ class Surroundings:
             api_key=environment.get("VLLM_API_KEY") or None,
             load_seconds=number("SIM_LOAD_SECONDS", 0.0),
             fetch_seconds=number("SIM_FETCH_SECONDS", 0.0),
-            hub=Path(environment.get("HF_HOME") or "~/.cache/huggingface").expanduser() / "hub",
+            hub=hub_directory(environment),
             prefill_tokens_per_second=number("SIM_PREFILL_TOKENS_PER_SECOND", 22_000.0),
             decode_tokens_per_second=number("SIM_DECODE_TOKENS_PER_SECOND", 2_800.0),
             gpu_speeds={precision: (float(prefill), float(decode)) for precision, (prefill, decode) in speeds.items()},

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from spillway.act.compare import says
 from spillway.act.kube import Kube, Object, path_of
+from spillway.api import MoEDeployment
 from spillway.build import (
     DEPLOYMENT_LABEL,
     REVISION_LABEL,
@@ -24,12 +25,14 @@ from spillway.build import (
 from spillway.decide.outcome import DeploymentPlan, WorkloadPlan
 from spillway.observe.cluster import DELETION_COST, GROUP_INDEX_LABEL
 from spillway.observe.objects import Objects, key_of
+from spillway.observe.prefetch import Prefetched
 from spillway.observe.resolve import Resolved
 
 log = logging.getLogger(__name__)
 
 VICTIM_COST, USUAL_COST = "-1000", "0"
 STORES = {
+    "DaemonSet": "daemonsets",
     "Deployment": "deployments",
     "LeaderWorkerSet": "leaderworkersets",
     "Service": "services",
@@ -50,7 +53,7 @@ class Children:
         self._objects = objects
         self._settings = settings
 
-    async def bring(self, resolved: Resolved, plan: DeploymentPlan) -> None:
+    async def bring(self, resolved: Resolved, plan: DeploymentPlan, prefetched: Sequence[Prefetched] = ()) -> None:
         """Apply what differs. Raises KubeError and OSError: the caller tries again."""
         moe = resolved.moe
         await self._mark_victims(resolved, plan)
@@ -60,9 +63,11 @@ class Children:
             disruption_budget(moe),
             network_policy(moe, self._settings),
             *self._extensions(resolved),
+            *(one.daemonset for one in prefetched if one.daemonset),
             *self._wanted_workloads(resolved, plan),
         ):
             await self._apply(obj)
+        await self._stop_fetching(moe, {key_of(one.daemonset) for one in prefetched if one.daemonset})
         for planned in plan.workloads:
             live = self._live(resolved, planned)
             if live is None:
@@ -74,6 +79,14 @@ class Children:
                 # An older revision's template is not known any more: only its size changes.
                 patched = await self._kube.merge(path_of(live), {"spec": {"replicas": planned.replicas}})
                 self._store(live)[key_of(live)] = patched
+
+    async def _stop_fetching(self, moe: MoEDeployment, wanted: Collection[str]) -> None:
+        """DaemonSets of the deployment for what is no longer to come to nodes; what they fetched stays there."""
+        for key, live in list(self._objects.daemonsets.items()):
+            owners = live["metadata"].get("ownerReferences") or ()
+            if key not in wanted and any(owner.get("uid") == moe.metadata.uid for owner in owners):
+                await self._kube.delete(live)
+                self._objects.daemonsets.pop(key, None)
 
     def _extensions(self, resolved: Resolved) -> Iterator[Object]:
         """What only some clusters, or only replicas across nodes, need."""

@@ -16,6 +16,7 @@ MERGE = "application/merge-patch+json"
 REQUEST_TIMEOUT_SECONDS = 30
 
 PLURALS = {
+    "DaemonSet": "daemonsets",
     "Deployment": "deployments",
     "LeaderWorkerSet": "leaderworkersets",
     "Service": "services",

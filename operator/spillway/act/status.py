@@ -30,6 +30,7 @@ from spillway.decide.outcome import Decision, DeploymentPlan
 from spillway.decide.reasons import Code
 from spillway.decide.snapshot import Deployment, EngineRates, Phase, Retired, Variant
 from spillway.observe.autoscalers import Autoscaler
+from spillway.observe.prefetch import Prefetched
 from spillway.observe.resolve import Problem, Resolved
 
 ROLLOUT = (Code.ROLLOUT_SURGE, Code.ROLLOUT_SPILL, Code.ROLLOUT_RECREATE, Code.ROLLOUT_WAITING)
@@ -98,9 +99,10 @@ def of_deployment(
     spill_usd_per_hour: float,
     now: datetime,
     autoscalers: Sequence[Autoscaler] = (),
+    prefetched: Sequence[Prefetched] = (),
 ) -> MoEDeploymentStatus:
     """What is seen and planned. `changes`: decisions since the last write; `spill_usd_per_hour`: cost of spill now;
-    `autoscalers`: those of others that target the deployment."""
+    `autoscalers`: those of others that target the deployment; `prefetched`: what comes to nodes beforehand."""
     moe = resolved.moe
     ready = sum(1 for r in seen.replicas if r.phase is Phase.READY)
     present = sum(1 for r in seen.replicas if r.phase is not Phase.STOPPING)
@@ -126,7 +128,7 @@ def of_deployment(
         ),
         cost=CostStatus(gpu_per_hour=usd(gpu_usd), external_per_hour=usd(spill_usd_per_hour)),
         decisions=history(changes, before.decisions, now),
-        conditions=conditions(resolved, seen, plan, before.conditions, ready, now, autoscalers),
+        conditions=conditions(resolved, seen, plan, before.conditions, ready, now, autoscalers, prefetched),
     )
 
 
@@ -239,6 +241,7 @@ def conditions(
     ready: int,
     now: datetime,
     autoscalers: Sequence[Autoscaler] = (),
+    prefetched: Sequence[Prefetched] = (),
 ) -> tuple[Condition, ...]:
     """Ready first: it sums up the others."""
     moe = resolved.moe
@@ -308,8 +311,22 @@ def conditions(
     elif find_condition(before, ConditionType.FOREIGN_AUTOSCALER):
         words = "no HorizontalPodAutoscaler targets this deployment"
         told.set(ConditionType.FOREIGN_AUTOSCALER, False, Reason.NO_AUTOSCALER, words)
+    if prefetched:
+        told.set(ConditionType.PREFETCHED, *fetching(prefetched))
+    elif find_condition(before, ConditionType.PREFETCHED):
+        told.set(ConditionType.PREFETCHED, False, Reason.AS_EXPECTED, "spec.model.cache.prefetch is false")
     told.set_not_acted_on(moe)
     return told.conditions
+
+
+def fetching(prefetched: Sequence[Prefetched]) -> tuple[bool, str, str]:
+    """The Prefetched condition: how many nodes have image and weights of each variant."""
+    counts = ", ".join(f"{one.variant} on {len(one.ready)} of {len(one.nodes)} nodes" for one in prefetched)
+    if refused := "; ".join(one.refused for one in prefetched if one.refused):
+        return False, Reason.CACHE_TOO_SMALL, f"{counts}; {refused}"
+    if any(len(one.ready) < len(one.nodes) for one in prefetched):
+        return False, Reason.FETCHING, f"image and weights are coming: {counts}"
+    return True, Reason.AS_EXPECTED, f"image and weights are there: {counts}"
 
 
 def autoscaler_words(moe: MoEDeployment, autoscalers: Sequence[Autoscaler], pinned: int) -> str:

@@ -53,6 +53,7 @@ class ConditionType:
     CREDENTIALS = "Credentials"
     FORECAST = "Forecast"
     NOT_ACTED_ON = "NotActedOn"
+    PREFETCHED = "Prefetched"
 
 
 class Reason:
@@ -100,6 +101,8 @@ class Reason:
     NO_NODES = "NoNodes"
     LASTS = "Lasts"
     RUNS_OUT = "RunsOut"
+    FETCHING = "Fetching"
+    CACHE_TOO_SMALL = "CacheTooSmall"
     NOT_YET = "NotYet"
     ACTED_ON = "ActedOn"
 

@@ -14,7 +14,6 @@ from spillway.api.resource import Resource
 
 SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
     "MoEDeployment": {
-        "spec.model.cache.prefetch": False,
         "spec.slo.timeToFirstToken": None,
         "spec.slo.interTokenLatency": None,
         "spec.spill.when": ("Saturated", "ColdStart", "NoCapacity", "Unavailable", "Rollout"),
@@ -24,9 +23,7 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
         "spec.hints": (),
         "spec.balancing": "LeastRequest",
     },
-    "GPUPool": {
-        "spec.nodeCache.maxGB": None,
-    },
+    "GPUPool": {},
     "ExternalProvider": {
         "spec.models[].price.cacheWrite": None,
         "spec.models[].price.tiers": (),

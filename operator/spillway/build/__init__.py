@@ -6,29 +6,35 @@ from spillway.build.account import account, account_name
 from spillway.build.computedomain import compute_domain
 from spillway.build.disruption import disruption_budget
 from spillway.build.labels import (
+    CONTENT_LABEL,
     DEPLOYMENT_LABEL,
     ENGINE_CONTAINER,
     ENGINE_PORT,
     ENGINE_PORT_NAME,
+    PREFETCH_LABEL,
     REVISION_LABEL,
     VARIANT_LABEL,
     Object,
+    mark_of,
     pod_selector,
     selector_text,
     workload_name,
 )
 from spillway.build.monitor import pod_monitor
 from spillway.build.network import group_network_policy, network_policy
+from spillway.build.prefetch import keeps_weights, next_nodes, nodes_of, prefetch
 from spillway.build.service import endpoint, service
 from spillway.build.settings import BuildSettings
 from spillway.build.weights import caution
 from spillway.build.workload import revision, workload
 
 __all__ = [
+    "CONTENT_LABEL",
     "DEPLOYMENT_LABEL",
     "ENGINE_CONTAINER",
     "ENGINE_PORT",
     "ENGINE_PORT_NAME",
+    "PREFETCH_LABEL",
     "REVISION_LABEL",
     "VARIANT_LABEL",
     "BuildSettings",
@@ -40,9 +46,14 @@ __all__ = [
     "disruption_budget",
     "endpoint",
     "group_network_policy",
+    "keeps_weights",
+    "mark_of",
     "network_policy",
+    "next_nodes",
+    "nodes_of",
     "pod_monitor",
     "pod_selector",
+    "prefetch",
     "revision",
     "selector_text",
     "service",

@@ -14,6 +14,10 @@ VARIANT_LABEL = f"{GROUP}/variant"
 REVISION_LABEL = f"{GROUP}/revision"
 GROUP_KEY_LABEL = "leaderworkerset.sigs.k8s.io/group-key"
 """Same on all pods of one group of a LeaderWorkerSet and on no others; LeaderWorkerSet sets it."""
+PREFETCH_LABEL = f"{GROUP}/prefetch"
+"""On the pods that hold a variant's image and weights on a node, ``<moe>-<variant>``: replicas prefer such nodes."""
+CONTENT_LABEL = f"{GROUP}/content"
+"""Digest of what such a pod holds."""
 ENGINE_CONTAINER = "engine"
 ENGINE_PORT = 8000
 ENGINE_PORT_NAME = "http"
@@ -23,6 +27,11 @@ MAX_LABEL_LENGTH = 63
 def workload_name(moe_name: str, variant_name: str, revision: str, longest: int = MAX_LABEL_LENGTH) -> str:
     """``<moe>-<variant>-<revision>``, the first two shortened where the whole is longer than ``longest``."""
     return f"{shortened(f'{moe_name}-{variant_name}', longest - len(revision) - 1)}-{revision}"
+
+
+def mark_of(moe_name: str, variant_name: str) -> str:
+    """What a variant of a MoEDeployment is called in a label's value."""
+    return shortened(f"{moe_name}-{variant_name}")
 
 
 def shortened(name: str, longest: int = MAX_LABEL_LENGTH) -> str:

@@ -8,7 +8,15 @@ from spillway.build.account import account_name
 from spillway.build.command import Command, Role
 from spillway.build.computedomain import CLAIM, compute_domain_name
 from spillway.build.fabric import Fabric, affinity, capabilities, devices, environment, fabric
-from spillway.build.labels import ENGINE_CONTAINER, ENGINE_PORT, ENGINE_PORT_NAME, Object, replica_labels
+from spillway.build.labels import (
+    ENGINE_CONTAINER,
+    ENGINE_PORT,
+    ENGINE_PORT_NAME,
+    PREFETCH_LABEL,
+    Object,
+    mark_of,
+    replica_labels,
+)
 from spillway.build.settings import BuildSettings
 from spillway.build.weights import Storage, storage
 from spillway.catalog import ResolvedVariant
@@ -30,7 +38,7 @@ def pod_template(
         "enableServiceLinks": False,  # a Service named vllm would set VLLM_PORT=tcp://… and break the start
         "terminationGracePeriodSeconds": settings.termination_grace_seconds,
         "nodeSelector": dict(pool.spec.node_selector),
-        "tolerations": _tolerations(pool),
+        "tolerations": tolerations(pool),
         # The engines' published images run as root; everything else of the restricted profile holds.
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [_container(moe, variant, pool, command, kept, settings, role)],
@@ -38,6 +46,9 @@ def pod_template(
     }
     if near := affinity(between, moe.metadata.name):
         spec["affinity"] = near
+    if moe.spec.model.cache.prefetch:
+        wishes = spec.setdefault("affinity", {}).setdefault("podAffinity", {})
+        wishes.setdefault("preferredDuringSchedulingIgnoredDuringExecution", []).append(_where_it_is(moe, variant))
     if pool.spec.priority_class_name:
         spec["priorityClassName"] = pool.spec.priority_class_name
     if between is Fabric.NVLINK:
@@ -51,14 +62,20 @@ def pod_template(
     return {"metadata": {"labels": replica_labels(moe, variant.name), "annotations": annotations}, "spec": spec}
 
 
-def _tolerations(pool: GPUPool) -> list[Object]:
-    tolerations = [
-        {key: value for key, value in dump(toleration).items() if value} for toleration in pool.spec.tolerations
-    ]
+def _where_it_is(moe: MoEDeployment, variant: ResolvedVariant) -> Object:
+    """The wish for a node that has the image and the weights, or is fetching them."""
+    mark = {PREFETCH_LABEL: mark_of(moe.metadata.name, variant.name)}
+    term = {"labelSelector": {"matchLabels": mark}, "topologyKey": "kubernetes.io/hostname"}
+    return {"weight": 50, "podAffinityTerm": term}
+
+
+def tolerations(pool: GPUPool) -> list[Object]:
+    """Those of the pool's pods."""
+    found = [{key: value for key, value in dump(toleration).items() if value} for toleration in pool.spec.tolerations]
     if pool.spec.gpu.interconnect == "NVL72" or pool.spec.topology.compute_domain:
         # GB200 and GB300 sit on Arm; GKE taints such nodes.
-        tolerations.append({"key": "kubernetes.io/arch", "operator": "Equal", "value": "arm64", "effect": "NoSchedule"})
-    return tolerations
+        found.append({"key": "kubernetes.io/arch", "operator": "Equal", "value": "arm64", "effect": "NoSchedule"})
+    return found
 
 
 def _container(

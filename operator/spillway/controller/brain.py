@@ -17,6 +17,7 @@ from spillway.controller.treasury import Treasury
 from spillway.decide import Memory, Plan, Snapshot, plan
 from spillway.gateway.ads import AdsServer
 from spillway.observe import Objects, Problem, Resolved, resolve, take
+from spillway.observe.prefetch import Prefetched, prefetched
 from spillway.observe.prometheus import MetricsUnavailable, Prometheus
 from spillway.observe.resolve import valid
 from spillway.observe.snapshot import ProviderHealth
@@ -39,6 +40,7 @@ class Picture:
     providers: dict[str, ExternalProvider] = field(default_factory=dict)
     policies: dict[str, CostPolicy] = field(default_factory=dict)
     health: ProviderHealth = field(default_factory=ProviderHealth)
+    prefetched: dict[str, tuple[Prefetched, ...]] = field(default_factory=dict)
 
 
 class Brain:
@@ -136,7 +138,8 @@ class Brain:
         planned, self.memory = await asyncio.to_thread(plan, snapshot, self.memory)
         self._metrics.plan_seconds.observe(time.perf_counter() - started)
         problems = {key: one for key, one in found.items() if isinstance(one, Problem)}
-        return Picture(snapshot, planned, resolved, problems, pools, providers, policies, health)
+        fetched = prefetched(resolved.values(), self._objects)
+        return Picture(snapshot, planned, resolved, problems, pools, providers, policies, health, fetched)
 
     def _publish(self, picture: Picture) -> None:
         gateways = max(1, len(self._treasury.in_flight))

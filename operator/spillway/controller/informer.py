@@ -31,6 +31,7 @@ WATCHED: tuple[Kind, ...] = (
     (GROUP, VERSION, "externalproviders"),
     (GROUP, VERSION, "costpolicies"),
     ("apps", "v1", "deployments"),
+    ("apps", "v1", "daemonsets"),
     ("policy", "v1", "poddisruptionbudgets"),
     ("networking.k8s.io", "v1", "networkpolicies"),
     ("autoscaling", "v2", "horizontalpodautoscalers"),
@@ -50,6 +51,7 @@ KEPT: dict[str, Callable[[dict[str, Any]], bool]] = {"horizontalpodautoscalers":
 """Kinds of which only some objects concern us, by what no selector can ask for. The others are not cached."""
 FILTERED = (
     "computedomains",
+    "daemonsets",
     "deployments",
     "leaderworkersets",
     "networkpolicies",

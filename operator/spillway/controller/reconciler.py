@@ -169,12 +169,13 @@ class Reconciler:
             return
         await self._caution(obj, resolved, planned)
         untold = self._untold.pop(key, [])
+        fetched = picture.prefetched.get(key, ())
         try:
             if not seen.dry_run:
-                await self._children.bring(resolved, planned)
+                await self._children.bring(resolved, planned, fetched)
             others = autoscalers(resolved.moe, self._objects)
             new = status.of_deployment(
-                resolved, seen, planned, before, untold, status.spill_usd_per_hour(seen, planned), now, others
+                resolved, seen, planned, before, untold, status.spill_usd_per_hour(seen, planned), now, others, fetched
             )
             await self._tell_conditions(obj, before.conditions, new.conditions)
             volatile = () if untold else ("load", "spill", "cost")

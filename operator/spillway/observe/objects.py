@@ -42,6 +42,7 @@ class Objects:
     externalproviders: dict[str, Object] = field(default_factory=dict)
     costpolicies: dict[str, Object] = field(default_factory=dict)
     deployments: dict[str, Object] = field(default_factory=dict)  # ours
+    daemonsets: dict[str, Object] = field(default_factory=dict)  # ours
     leaderworkersets: dict[str, Object] = field(default_factory=dict)  # ours
     services: dict[str, Object] = field(default_factory=dict)
     serviceaccounts: dict[str, Object] = field(default_factory=dict)  # ours

@@ -176,6 +176,22 @@ async def metrics_page(session: aiohttp.ClientSession, server: Running) -> str:
         return await response.text()
 
 
+async def test_what_hf_download_brought_needs_no_fetch_and_one_that_was_cut_off_goes_on(tmp_path: Path) -> None:
+    environment = {"SIM_FETCH_SECONDS": "0.5", "HF_HOME": str(tmp_path)}
+    kept = tmp_path / "hub" / f"models--{VLLM[2].replace('/', '--')}"
+    (kept / "blobs").mkdir(parents=True)
+    (kept / "blobs" / "weights.incomplete").write_text("0.4")  # what an earlier fetch left
+    process = await start("e2e.simulators.engine", "hf", "download", VLLM[2], environment=environment)
+    async with running(process):
+        assert (await first_line(process)).startswith("fetching ")
+        assert await process.wait() == 0
+    assert float((kept / "blobs" / "weights.incomplete").read_text()) == pytest.approx(0.5)
+    command = (*VLLM, "--host", "0.0.0.0", "--port", "0")
+    process = await start("e2e.simulators.engine", *command, environment=environment)
+    async with running(process):
+        assert (await first_line(process)).startswith("found ")
+
+
 async def test_weights_are_fetched_once_for_each_cache(tmp_path: Path) -> None:
     environment = {"SIM_FETCH_SECONDS": "0.2", "HF_HOME": str(tmp_path / "kept")}
     other = {**environment, "HF_HOME": str(tmp_path / "empty")}
