@@ -120,8 +120,8 @@ def test_a_machine_taken_back_with_notice_ends_its_pods_in_order(local: Local) -
     guarded = gpu_pod("guarded", "NVIDIA-B300", 4)
     guarded["metadata"]["labels"] = {"guarded": "yes"}
     local.apply(guard, guarded, gpu_pod("evicted", "NVIDIA-B300", 4))
-    for name in ("guarded", "evicted"):
-        wait_until(f"{name} runs", lambda name=name: local.condition(name, "Ready") == "True", 60)
+    wait_until("one runs", lambda: local.condition("guarded", "Ready") == "True", 60)
+    wait_until("so does the other", lambda: local.condition("evicted", "Ready") == "True", 60)
     node = local.pod("guarded")["spec"]["nodeName"]
     assert local.pod("evicted")["spec"]["nodeName"] == node
 
