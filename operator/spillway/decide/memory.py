@@ -20,6 +20,16 @@ class DrainingReplica:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldSpill:
+    """Spill settings as they were when a pause or a dry run began."""
+
+    gates: Mapping[str, float] = field(
+        default_factory=dict
+    )  # requests in flight that a ready replica takes, by variant
+    providers: tuple[tuple[str, str], ...] = ()  # provider and model, in the order in which they are tried
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentMemory:
     """Of one deployment."""
 
@@ -33,6 +43,7 @@ class DeploymentMemory:
     draining: tuple[DrainingReplica, ...] = ()
     cold_start_seconds: Mapping[str, float] = field(default_factory=dict)  # measured, by variant (EWMA)
     counted_starts: tuple[str, ...] = ()  # replicas whose cold start is in the EWMA
+    held: HeldSpill | None = None  # None: neither paused nor a dry run
     demand_changed_at: float = 0.0  # when demand last crossed the number of layers that are on
 
 

@@ -92,7 +92,9 @@ def settle(
         needed = min(max(wanted.need.units, min(1.0, wanted.need.floor)), covered)
         desired = keep_until_replaced(deployment, dict(mix.replicas), asked, units, needed)
     desired = {name: n for name, n in desired.items() if n > 0 or name in asked}
+    held = None
     if deployment.paused or deployment.dry_run:
+        held = wanted.memory.held or spill.hold(deployment)
         workloads, draining = as_asked(snapshot, deployment, wanted.memory)
     else:
         workloads, draining = plan_workloads(snapshot, deployment, wanted.memory, desired)
@@ -103,8 +105,8 @@ def settle(
         key=deployment.key,
         desired=desired,
         workloads=workloads,
-        gate=spill.gate(deployment, frozenset(d.name for d in draining)),
-        spill=spill.plan_spill(snapshot, deployment, start_seconds, short),
+        gate=spill.gate(deployment, frozenset(d.name for d in draining), held),
+        spill=spill.plan_spill(snapshot, deployment, start_seconds, short, held),
         decisions=decisions(snapshot, deployment, desired, before, targets, mix, open_pools),
         work=wanted.work,
         reference=wanted.reference.name if wanted.reference else wanted.memory.reference,
@@ -117,7 +119,7 @@ def settle(
     told: dict[str, int] = {}
     for workload in outcome.workloads:
         told[workload.variant] = told.get(workload.variant, 0) + workload.replicas
-    remembered = replace(wanted.memory, desired=outcome.desired, asked=told, draining=draining)
+    remembered = replace(wanted.memory, desired=outcome.desired, asked=told, draining=draining, held=held)
     return outcome, remembered
 
 
