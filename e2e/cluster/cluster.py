@@ -116,6 +116,11 @@ class Cluster(ClusterHandle):
         """The cloud takes the machine back: node and pods disappear."""
         self._control("POST", f"/nodes/{node}/remove")
 
+    def reclaim_node(self, node: str, notice_seconds: float = 120) -> None:
+        """The cloud takes a spot machine back with notice: its pods are evicted, with their grace period, and it goes
+        when it is empty, at the latest after the notice."""
+        self._control("POST", f"/nodes/{node}/reclaim", {"notice_seconds": notice_seconds})
+
     def stop_prometheus(self) -> None:
         self._control("POST", "/prometheus/stop")
 

@@ -17,6 +17,7 @@ from e2e.cluster.settings import ENGINE_ANNOTATION, GPU_RESOURCE, POOL_LABEL, Po
 
 log = logging.getLogger("cluster.pools")
 
+RECLAIM_TAINT = "e2e.spillway.dev/reclaimed"
 _LEASE_SECONDS = 60  # heartbeat; a lost node is reported by the agent itself, so this can be slow
 
 
@@ -194,6 +195,7 @@ class NodePools:
         self.states = {pool.name: PoolState(pool) for pool in pools}
         self.nodes: dict[str, str | None] = {}  # node -> pool
         self.lost: set[str] = set()
+        self.leaving: set[str] = set()  # reclaimed with notice: no pod starts there any more
         self._empty_since: dict[str, float] = {}
         self._stock = asyncio.Event()
         self._told: set[tuple[str, str]] = set()  # (pod uid, reason) that already has its event
@@ -238,6 +240,37 @@ class NodePools:
         await self._client.delete(f"/api/v1/nodes/{node}")
         self.nodes.pop(node, None)
         self.lost.discard(node)
+        self.leaving.discard(node)
+
+    async def reclaim(self, node: str, notice_seconds: float) -> None:
+        """A spot machine is taken back with notice. As a cloud's termination handler does: taint, cordon, evict; the
+        machine goes when it is empty, or when the notice has passed. Returns once the notice is given."""
+        self.leaving.add(node)
+        taint = {"key": RECLAIM_TAINT, "effect": "NoSchedule"}
+        body: Obj = {"spec": {"unschedulable": True, "taints": [taint]}}
+        await self._client.request("PATCH", f"/api/v1/nodes/{node}", body, content_type=STRATEGIC_MERGE)
+        self._tasks.start(self._empty_and_remove(node, time.monotonic() + notice_seconds), f"reclaim of {node}")
+
+    async def _empty_and_remove(self, node: str, deadline: float) -> None:
+        while time.monotonic() < deadline:
+            pods = [pod for pod in self._pods() if pod["spec"].get("nodeName") == node]
+            if not pods:
+                break
+            for pod in pods:
+                if "deletionTimestamp" not in pod["metadata"]:
+                    await self._evict(pod)
+            await asyncio.sleep(0.5)
+        await self.remove(node)
+
+    async def _evict(self, pod: Obj) -> None:
+        """Ask for the pod's orderly end; a PodDisruptionBudget may refuse, then it is asked again."""
+        name = {"name": pod["metadata"]["name"], "namespace": pod["metadata"]["namespace"]}
+        path = f"/api/v1/namespaces/{name['namespace']}/pods/{name['name']}/eviction"
+        try:
+            await self._client.create(path, {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": name})
+        except ApiError as error:
+            if error.status not in (404, 409, 429):
+                raise
 
     async def run(self) -> None:
         """React to pods until cancelled; also renews leases and looks for idle nodes now and then."""
@@ -303,7 +336,9 @@ class NodePools:
                 await self.remove(node)
 
     def _free(self, pool: Pool) -> list[int]:
-        used = dict.fromkeys((n for n, p in self.nodes.items() if p == pool.name and n not in self.lost), 0)
+        used = dict.fromkeys(
+            (n for n, p in self.nodes.items() if p == pool.name and n not in self.lost | self.leaving), 0
+        )
         for pod in self._pods():
             node = pod["spec"].get("nodeName")
             if node in used and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):

@@ -154,6 +154,7 @@ class Supervisor:
                 web.post("/pods/{namespace}/{name}/kill", self._kill_pod),
                 web.post("/nodes/{name}/lose", self._lose_node),
                 web.post("/nodes/{name}/remove", self._remove_node),
+                web.post("/nodes/{name}/reclaim", self._reclaim_node),
                 web.post("/prometheus/{verb:start|stop}", self._switch_prometheus),
             ]
         )
@@ -198,6 +199,11 @@ class Supervisor:
 
     async def _remove_node(self, request: web.Request) -> web.Response:
         await self.agent.pools.remove(request.match_info["name"])
+        return web.json_response({})
+
+    async def _reclaim_node(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        await self.agent.pools.reclaim(request.match_info["name"], float(asked["notice_seconds"]))
         return web.json_response({})
 
     async def _switch_prometheus(self, request: web.Request) -> web.Response:

@@ -68,7 +68,10 @@ def pods_to_stop(
     # Replicas that Kubernetes has not created (or that died) cost nothing to give up.
     gone = min(surplus, asked - len(staying))
     chosen = staying[: surplus - gone]
-    gone += sum(1 for victim in chosen if victim.phase is not Phase.READY or drained(victim))
+    # Of all that drain Kubernetes takes any: while one of those on their way out is not done, asking for fewer could
+    # cut it in the place of one that is.
+    settled = all(victim.phase is not Phase.READY or drained(victim) for victim in leaving)
+    gone += sum(1 for victim in chosen if victim.phase is not Phase.READY or (settled and drained(victim)))
     return gone, [*leaving, *chosen]
 
 

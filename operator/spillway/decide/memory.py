@@ -28,6 +28,16 @@ class FailedRevision:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldSpill:
+    """Spill settings as they were when a pause or a dry run began."""
+
+    gates: Mapping[str, float] = field(
+        default_factory=dict
+    )  # requests in flight that a ready replica takes, by variant
+    providers: tuple[tuple[str, str], ...] = ()  # provider and model, in the order in which they are tried
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentMemory:
     """Of one deployment."""
 
@@ -46,6 +56,7 @@ class DeploymentMemory:
     began_with: Mapping[str, int] = field(default_factory=dict)  # by variant on its way, replicas that answered then
     failed: Mapping[str, FailedRevision] = field(default_factory=dict)  # by variant, of its current revision
     error_share: float = 0.0  # of the replicas' answers, while no new revision was among them
+    held: HeldSpill | None = None  # None: neither paused nor a dry run
     demand_changed_at: float = 0.0  # when demand last crossed the number of layers that are on
 
 

@@ -85,12 +85,14 @@ def settle(
     asked = asked_by_variant(deployment)
     start_seconds = time_to_ready(deployment, wanted.memory, snapshot.time)
     short = mix is not None and mix.uncovered_units > 0
-    spilling = spill.plan_spill(snapshot, deployment, start_seconds, short)
+    held = (wanted.memory.held or spill.hold(deployment)) if deployment.paused or deployment.dry_run else None
+    spilling = spill.plan_spill(snapshot, deployment, start_seconds, short, held)
     moves: list[Decision] = []
     if mix is None or wanted.need is None:
         # Of revisions that change places, what they are on their way to; of a drain that comes back, what is there.
-        held, last = held_by_variant(deployment), wanted.memory.desired
-        desired = {name: max(n, min(last.get(name, n), asked[name])) for name, n in held.items()}
+        last = wanted.memory.desired
+        serving = held_by_variant(deployment)
+        desired = {name: max(n, min(last.get(name, n), asked[name])) for name, n in serving.items()}
     else:
         desired = wanted_replicas(deployment, wanted.need, mix, asked)
     if mix is None or wanted.need is None or deployment.dry_run:
@@ -102,7 +104,7 @@ def settle(
         key=deployment.key,
         desired=desired,
         workloads=workloads,
-        gate=spill.gate(deployment, frozenset(d.name for d in draining)),
+        gate=spill.gate(deployment, frozenset(d.name for d in draining), held),
         spill=spilling,
         decisions=(*decisions(snapshot, deployment, desired, before, targets, mix, open_pools), *moves),
         work=wanted.work,
@@ -116,7 +118,7 @@ def settle(
     told: dict[str, int] = {}
     for workload in outcome.workloads:
         told[workload.variant] = told.get(workload.variant, 0) + workload.replicas
-    remembered = replace(wanted.memory, desired=outcome.desired, asked=told, draining=draining)
+    remembered = replace(wanted.memory, desired=outcome.desired, asked=told, draining=draining, held=held)
     return outcome, remembered
 
 

@@ -7,15 +7,34 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from spillway.decide.demand import work_per_request
+from spillway.decide.memory import HeldSpill
 from spillway.decide.outcome import ProviderPlan, Refusal, SpillPlan
 from spillway.decide.reasons import Code
-from spillway.decide.snapshot import Budget, Deployment, Phase, Snapshot
+from spillway.decide.snapshot import Budget, Deployment, Phase, Snapshot, Variant
 
 RETRY_AFTER_STEPS = (1, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 BUDGET_REASONS = frozenset({Code.BUDGET_SPENT, Code.SUSPENDED, Code.NO_BUDGET})
 
 
-def gate(deployment: Deployment, draining: frozenset[str]) -> int:
+def hold(deployment: Deployment) -> HeldSpill:
+    """The spill settings of now, to be kept."""
+    return HeldSpill(
+        gates={v.name: replica_gate(deployment, v) for v in deployment.variants},
+        providers=tuple((o.provider, o.model) for o in deployment.providers),
+    )
+
+
+def replica_gate(deployment: Deployment, variant: Variant) -> float:
+    """In-flight requests that a ready replica takes."""
+    if deployment.demand is None:
+        return float(variant.concurrency)
+    per_second = 1 / work_per_request(variant, deployment.demand)
+    stream_tokens_per_second = variant.decode_tokens_per_second / variant.concurrency
+    running = per_second * deployment.demand.output_tokens_per_request / stream_tokens_per_second
+    return min(running, variant.concurrency) + per_second * deployment.queue_seconds
+
+
+def gate(deployment: Deployment, draining: frozenset[str], held: HeldSpill | None = None) -> int:
     """In-flight requests that the ready replicas take: those that run while a replica is just busy (Little's law, at
     most its concurrency), and a queue that it works off in `queue_seconds`. More would only wait longer.
 
@@ -29,22 +48,22 @@ def gate(deployment: Deployment, draining: frozenset[str]) -> int:
         if replica.name in draining:
             total += replica.in_flight or 0
             continue
-        if deployment.demand is None:
-            total += variant.concurrency
-            continue
-        per_second = 1 / work_per_request(variant, deployment.demand)
-        stream_tokens_per_second = variant.decode_tokens_per_second / variant.concurrency
-        running = per_second * deployment.demand.output_tokens_per_request / stream_tokens_per_second
-        total += min(running, variant.concurrency) + per_second * deployment.queue_seconds
+        kept = held.gates.get(variant.name) if held else None
+        total += kept if kept is not None else replica_gate(deployment, variant)
     return max(math.floor(total), 1 if total else 0)
 
 
-def provider_plans(deployment: Deployment) -> tuple[ProviderPlan, ...]:
+def provider_plans(deployment: Deployment, held: HeldSpill | None = None) -> tuple[ProviderPlan, ...]:
     """Each configured pair in the user's order: permitted where nothing speaks against it and the money gives it
-    at least one request in flight."""
+    at least one request in flight. Where settings are held, their order, and none that was not there."""
     plans = []
-    for option in deployment.providers:
+    options = list(deployment.providers)
+    order = {pair: n for n, pair in enumerate(held.providers)} if held else {}
+    for option in sorted(options, key=lambda o: order.get((o.provider, o.model), len(order))):
         reason, message = option.unavailable, option.unavailable_message
+        if held and not reason and (option.provider, option.model) not in order:
+            reason = Code.PAUSED if deployment.paused else Code.DRY_RUN
+            message = f"{option.provider}/{option.model} was named while an annotation holds the deployment as it was"
         if not reason and option.affordable_in_flight < 1:
             reason = Code.BUDGET_SPENT
             message = "what is left of the budget does not cover one more request"
@@ -116,9 +135,15 @@ def _retry_after(seconds: float) -> int:
     return next((step for step in RETRY_AFTER_STEPS if step >= seconds), RETRY_AFTER_STEPS[-1])
 
 
-def plan_spill(snapshot: Snapshot, deployment: Deployment, start_seconds: float, out_of_capacity: bool) -> SpillPlan:
+def plan_spill(
+    snapshot: Snapshot,
+    deployment: Deployment,
+    start_seconds: float,
+    out_of_capacity: bool,
+    held: HeldSpill | None = None,
+) -> SpillPlan:
     """Permissions, caps and lease of one deployment; the reason why it spills, or why it may not."""
-    providers = provider_plans(deployment)
+    providers = provider_plans(deployment, held)
     allowed = any(p.permitted for p in providers)
     reason, message = at_work(deployment, out_of_capacity)
     if not allowed:

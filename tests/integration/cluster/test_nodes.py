@@ -113,6 +113,30 @@ def test_lost_machine_takes_its_pods(local: Local) -> None:
     assert local.get("node", node) is None
 
 
+def test_a_machine_taken_back_with_notice_ends_its_pods_in_order(local: Local) -> None:
+    """A pod that a PodDisruptionBudget protects stays until the notice has passed; the other one is evicted."""
+    guard = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "guarded"}}
+    guard |= {"spec": {"minAvailable": 1, "selector": {"matchLabels": {"guarded": "yes"}}}}
+    guarded = gpu_pod("guarded", "NVIDIA-B300", 4)
+    guarded["metadata"]["labels"] = {"guarded": "yes"}
+    local.apply(guard, guarded, gpu_pod("evicted", "NVIDIA-B300", 4))
+    wait_until("one runs", lambda: local.condition("guarded", "Ready") == "True", 60)
+    wait_until("so does the other", lambda: local.condition("evicted", "Ready") == "True", 60)
+    node = local.pod("guarded")["spec"]["nodeName"]
+    assert local.pod("evicted")["spec"]["nodeName"] == node
+
+    local.cluster.reclaim_node(node, notice_seconds=12)
+    spec = (local.get("node", node) or {})["spec"]
+    assert spec["unschedulable"]
+    assert "e2e.spillway.dev/reclaimed" in {taint["key"] for taint in spec["taints"]}
+    local.wait_gone("evicted")
+    assert "deletionTimestamp" not in local.pod("guarded")["metadata"]
+    assert "Killing" in local.reasons("evicted")
+    local.wait_gone("guarded")
+    wait_until("the machine is gone", lambda: local.get("node", node) is None, 10)
+    local.cluster.kubectl("delete", "pdb", "guarded")
+
+
 def test_empty_machines_go(local: Local) -> None:
     local.apply(gpu_pod("short", "NVIDIA-B300", 8))
     wait_until("it runs", lambda: local.condition("short", "Ready") == "True", 60)

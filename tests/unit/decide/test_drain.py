@@ -72,6 +72,15 @@ def test_victims_are_those_that_are_missed_least() -> None:
             WorkloadPlan(V, OLD, 1, ("a", "b")),
             ("a", "b"),
         ),
+        # One of the two that drain is done: Kubernetes might take the other one.
+        (
+            (replica("a", in_flight=1), replica("b", in_flight=1)),
+            1,
+            0,
+            {"a": 701.0, "b": 0.0},
+            WorkloadPlan(V, OLD, 1, ("a", "b")),
+            ("a", "b"),
+        ),
         ((replica("a", Phase.PENDING), replica("b")), 1, 0, {}, WorkloadPlan(V, OLD, 1, ("b",)), ("b",)),
         ((replica("a"), replica("b")), 1, 2, {"a": 900.0}, WorkloadPlan(V, OLD, 2, ("a",)), ("a",)),
         # What does not answer, or does not exist, goes at once.

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from spillway.decide import plan
+from spillway.decide import decode_memory, encode, plan
 from spillway.decide.outcome import DeploymentPlan
 from spillway.decide.snapshot import Asked, Phase
 
-from .world import BLACKWELL, HOPPER, World, deployment
+from .world import BLACKWELL, HOPPER, ZAI, World, deployment
 
 NEW_REVISION = (replace(BLACKWELL, revision="rev2"), replace(HOPPER, revision="rev2"))
 
@@ -103,3 +103,32 @@ def test_a_variant_that_is_no_longer_possible_is_held_too(hold: str) -> None:
     outcome, _ = plan(snapshot, world.memory)
     assert [(w.variant, w.replicas) for w in outcome.deployments[0].workloads] == [(BLACKWELL.name, 2)]
     assert all(r.phase is Phase.READY for r in snapshot.deployments[0].replicas)
+
+
+@pytest.mark.parametrize("hold", ["paused", "dry_run"])
+def test_spill_settings_are_held_and_follow_the_spec_again_afterwards(hold: str) -> None:
+    """The gate of a replica, the order of providers, and that none is added; a restart forgets nothing of it."""
+    deepinfra = replace(ZAI, provider="deepinfra")
+    world = running(2, work=1.5)
+    before = world.step()
+    assert [p.provider for p in before.spill.providers] == ["zai"]
+    world.deployment = deployment(**{hold: True})
+    world.step()
+    world.memory = decode_memory(encode(world.memory))
+    longer = {"providers": (deepinfra, ZAI), "queue_seconds": 60.0}
+    world.deployment = deployment(**{hold: True}, **longer)
+    held = world.step()
+    assert held.gate == before.gate
+    assert [(p.provider, p.permitted) for p in held.spill.providers] == [("zai", True), ("deepinfra", False)]
+    assert held.spill.providers[1].reason == {"paused": "Paused", "dry_run": "DryRun"}[hold]
+    world.deployment = deployment(**longer)
+    after = world.step()
+    assert after.gate > before.gate
+    assert [(p.provider, p.permitted) for p in after.spill.providers] == [("deepinfra", True), ("zai", True)]
+
+
+def test_a_held_gate_still_follows_the_replicas_that_are_ready() -> None:
+    world = running(2, paused=True)
+    both = world.step().gate
+    del world.replicas[next(iter(world.replicas))]
+    assert world.step().gate == both // 2
