@@ -181,12 +181,11 @@ def plan_workloads(
         if v.name in desired
     }
     splits = {name: dict(move.wanted) for name, move in moves.items()}
-    for retired in deployment.retired:
-        if retired.name not in desired:
-            continue
-        here = [v.name for v in deployment.variants if v.pool == retired.pool and v.name in moves]
-        desired[retired.name] -= min(desired[retired.name], sum(moves[name].retired_to_free for name in here))
-        splits[retired.name] = rollout.of_retired(deployment, retired.name, desired[retired.name])
+    pool_of = {retired.name: retired.pool for retired in deployment.retired}
+    for name in desired.keys() - moves.keys():
+        here = [v.name for v in deployment.variants if v.pool == pool_of.get(name) and v.name in moves]
+        desired[name] -= min(desired[name], sum(moves[other].retired_to_free for other in here))
+        splits[name] = rollout.of_retired(deployment, name, desired[name])
     since = {d.name: d.since for d in target.memory.draining}
     workloads: list[WorkloadPlan] = []
     draining: list[DrainingReplica] = []

@@ -21,6 +21,7 @@ from spillway.decide.words import duration
 
 ERROR_SHARE = 0.05  # of the replicas' answers: a new revision that takes it above this, and far above before, is bad
 ERROR_GROWTH = 3.0
+FEWEST_ERRORS_PER_SECOND = 5 / 60  # below which a share says nothing
 PROBATION_SECONDS = 300.0  # for which a new revision must have served alone before there is no way back
 
 
@@ -83,10 +84,12 @@ def failure(snapshot: Snapshot, deployment: Deployment, variant: Variant, memory
 
 
 def error_share(deployment: Deployment, stale_seconds: float) -> float | None:
-    """Share of the replicas' answers that are errors; None: not known."""
+    """Share of the replicas' answers that are errors, 0 for a few; None: not known."""
     demand = fresh_demand(deployment, stale_seconds)
     if demand is None or demand.local_answers_per_second <= 0:
         return None
+    if demand.local_errors_per_second < FEWEST_ERRORS_PER_SECOND:
+        return 0.0
     return demand.local_errors_per_second / demand.local_answers_per_second
 
 
@@ -139,7 +142,7 @@ def move(
     told = [_given_up(variant, worked, failed.words, wanted)] if back and failed else []
     others = asked.keys() - {seen.to}
 
-    if not seen.old and not (deployment.rollout == "Recreate" and seen.stopping):
+    if not wanted or (not seen.old and not (deployment.rollout == "Recreate" and seen.stopping)):
         return Move({seen.to: wanted, **dict.fromkeys(others, 0)}, kept, told=tuple(told))
     if deployment.rollout == "Recreate":
         told.append(_words(Code.ROLLOUT_RECREATE, variant, seen, wanted, "all old replicas go before new ones come"))

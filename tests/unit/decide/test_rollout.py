@@ -186,6 +186,16 @@ def test_errors_that_come_with_a_revision_end_it() -> None:
     assert world.answering() == 3
 
 
+def test_a_few_errors_say_nothing() -> None:
+    world = playing(work=0.02)
+    world.run(400)
+    world.errors = 4 / 60
+    assert world.errors > 0.2 * world.snapshot().deployments[0].demand.requests_per_second  # type: ignore[union-attr]
+    world.run(600)
+    assert Code.ROLLOUT_FAILED not in world.codes()
+    assert revisions(world) == {"rev2": 3}
+
+
 def test_errors_that_were_there_before_are_not_the_new_revisions_fault() -> None:
     world = playing()
     revise(world, "rev1")
