@@ -244,6 +244,16 @@ class Stage:
         target = Target(tuple(self.urls()), f"{name}.{namespace}", "glm-5")
         return BackgroundLoad(LoadRun(target, schedule, **options))
 
+    @contextmanager
+    def streams(self, name: str, schedule: Schedule) -> Iterator[BackgroundLoad]:
+        """Streams of which none may fail or be cut until the block ends."""
+        with self.load(name, schedule, streaming_share=1.0) as sending:
+            yield sending
+            sending.stop()
+            summary = sending.join()
+        print(f"\n{name}: {summary.line()}")
+        assert (summary.failed, summary.cut) == (0, 0), summary.by_error
+
     def ask(
         self, name: str, content: str, namespace: str = NAMESPACE, url: str | None = None, model: str = "glm-5"
     ) -> Answer:

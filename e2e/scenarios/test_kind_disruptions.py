@@ -22,18 +22,6 @@ SPEC = {
 
 
 @contextmanager
-def streaming(play: Stage) -> Iterator[BackgroundLoad]:
-    """Streams to glm-5; none of them may fail or be cut until the block ends."""
-    with play.load("glm-5", LOAD, streaming_share=1.0) as sending:
-        yield sending
-        sending.stop()
-        summary = sending.join()
-    print(f"\n{summary.line()}")
-    assert summary.failed == 0, summary.by_error
-    assert summary.cut == 0
-
-
-@contextmanager
 def unbroken(play: Stage, sending: BackgroundLoad) -> Iterator[None]:
     """Streams that began before the block and streams that begin after it have ended well, and all in between."""
     before = sending.elapsed()
@@ -58,7 +46,7 @@ def serving(installed: Stage) -> Iterator[Stage]:
 @pytest.fixture(scope="module")
 def sending(serving: Stage) -> Iterator[BackgroundLoad]:
     """The same streams through one disruption after the other."""
-    with streaming(serving) as found:
+    with serving.streams("glm-5", LOAD) as found:
         yield found
 
 

@@ -19,7 +19,7 @@ from e2e.cluster.processes import free_port, python_environment
 from e2e.cluster.settings import REPOSITORY, SYSTEM_NAMESPACE
 from e2e.packaging.guide import blocks
 from e2e.packaging.helm import find_helm
-from e2e.scenarios.test_kind_disruptions import SPEC, streaming, unbroken
+from e2e.scenarios.test_kind_disruptions import LOAD, SPEC, unbroken
 from e2e.stage import NAMESPACE, Stage
 
 PAGE = REPOSITORY / "docs" / "install.md"
@@ -98,7 +98,7 @@ def test_an_upgrade_from_the_previous_commit_breaks_no_stream(bare: Stage, previ
     play.wait_ready("glm-5")
     old = pods(play)
 
-    with streaming(play) as sending, unbroken(play, sending):
+    with play.streams("glm-5", LOAD) as sending, unbroken(play, sending):
         cluster.deploy_operator()
         cluster.wait_for_operator()
         play.wait("the old pods gone", lambda: not old & pods(play), 120)

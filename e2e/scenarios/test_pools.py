@@ -79,7 +79,7 @@ def test_a_spot_machine_is_taken_back_under_load(play: Stage) -> None:
     play.apply(pool, play.moe("glm-5", spec))
     play.wait_ready("glm-5", 60)
     [old] = nodes(play)
-    with play.load("glm-5", STREAMS, streaming_share=1.0) as sending:
+    with play.streams("glm-5", STREAMS) as sending:
         play.wait("streams of the replica", lambda: local(sending.records), 20)
         play.local.reclaim_node(old)
         reclaimed = sending.elapsed()
@@ -91,11 +91,8 @@ def test_a_spot_machine_is_taken_back_under_load(play: Stage) -> None:
         play.wait_ready("glm-5", 60)
         back = sending.elapsed()
         play.wait("streams of the new replica", lambda: local(sending.since(back)), 30)
-        sending.stop()
-        summary = sending.join()
 
-    print(f"\nspot: reclaimed at {reclaimed:.1f} s, back at {back:.1f} s; {summary.line()}")
-    assert (summary.failed, summary.cut) == (0, 0), summary.by_error
+    print(f"\nspot: reclaimed at {reclaimed:.1f} s, back at {back:.1f} s")
     assert [r for r in local(sending.records) if r.start < reclaimed < r.end], "streams were open on that machine"
     assert [r for r in sending.since(reclaimed) if r.spilled and r.start < back], "providers answer meanwhile"
 
