@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import fcntl
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,8 @@ def hub_directory(environment: Mapping[str, str]) -> Path:
 
 
 async def fetch(model: str, hub: Path, seconds: float) -> None:
-    """Bring a checkpoint into the cache; what an earlier fetch has done is not done again, and two do not do it twice
-    at once: huggingface_hub resumes, and locks each file."""
+    """Bring a checkpoint into the cache. What an earlier fetch has done is not done again, and of those that want the
+    same one fetches while the others wait: huggingface_hub resumes, and locks each file."""
     if not seconds:
         return
     kept = hub / f"models--{model.replace('/', '--')}"  # huggingface_hub's layout
@@ -30,14 +31,25 @@ async def fetch(model: str, hub: Path, seconds: float) -> None:
     print(f"fetching {model} to {hub}", flush=True)
     complete.parent.mkdir(parents=True, exist_ok=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    while not complete.exists():
-        done = float(partial.read_text() or 0) if partial.exists() else 0.0
-        if done >= seconds:
+    with (kept / "weights.lock").open("w") as lock:
+        while not complete.exists():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await asyncio.sleep(STEP_SECONDS)
+                continue
+            await _bring(partial, seconds)
             complete.write_text("complete")
-            return
-        await asyncio.sleep(STEP_SECONDS)
-        if not partial.exists() or time.time() - partial.stat().st_mtime >= STEP_SECONDS * 0.9:
-            partial.write_text(str(done + STEP_SECONDS))
+
+
+async def _bring(partial: Path, seconds: float) -> None:
+    """Go on from where the file says, in seconds of fetching, and keep it."""
+    done = float(partial.read_text() or 0) if partial.exists() else 0.0
+    while done < seconds:
+        began = time.monotonic()
+        await asyncio.sleep(min(STEP_SECONDS, seconds - done))
+        done = min(seconds, done + time.monotonic() - began)
+        partial.write_text(str(done))
 
 
 def download(words: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -192,6 +192,16 @@ async def test_what_hf_download_brought_needs_no_fetch_and_one_that_was_cut_off_
         assert (await first_line(process)).startswith("found ")
 
 
+async def test_two_that_want_the_same_checkpoint_fetch_it_once(tmp_path: Path) -> None:
+    environment = {"SIM_FETCH_SECONDS": "1", "HF_HOME": str(tmp_path)}
+    words = ("hf", "download", "zai-org/GLM-5-FP8")
+    both = [await start("e2e.simulators.engine", *words, environment=environment) for _ in range(2)]
+    async with running(both[0]), running(both[1]):
+        assert [await process.wait() for process in both] == [0, 0]
+    (partial,) = tmp_path.rglob("weights.incomplete")
+    assert float(partial.read_text()) == 1.0
+
+
 async def test_weights_are_fetched_once_for_each_cache(tmp_path: Path) -> None:
     environment = {"SIM_FETCH_SECONDS": "0.2", "HF_HOME": str(tmp_path / "kept")}
     other = {**environment, "HF_HOME": str(tmp_path / "empty")}
