@@ -75,11 +75,13 @@ def nodes_of(daemonset: Object) -> tuple[str, ...]:
     return tuple(name for term in terms for field in term["matchFields"] for name in field["values"])
 
 
-def next_nodes(nodes: Sequence[str], started: Collection[str], ready: Collection[str]) -> tuple[str, ...]:
+def next_nodes(
+    nodes: Sequence[str], started: Collection[str], ready: Collection[str], stuck: Collection[str] = ()
+) -> tuple[str, ...]:
     """The nodes that shall have it now: those that fetch or have it, and so many of the others, in their order, that
-    no more than FETCHES_AT_ONCE fetch at once."""
+    no more than FETCHES_AT_ONCE fetch at once. Those that are ``stuck`` try on and keep nobody waiting."""
     on = [node for node in nodes if node in started]
-    fetching = sum(node not in ready for node in on)
+    fetching = sum(node not in ready and node not in stuck for node in on)
     new = [node for node in nodes if node not in started][: max(0, FETCHES_AT_ONCE - fetching)]
     return tuple(sorted([*on, *new]))
 
@@ -90,9 +92,10 @@ def _pod(moe: MoEDeployment, variant: ResolvedVariant, pool: GPUPool, weights: b
     volumes = [v for v in kept.volumes if v["name"] in {m["name"] for m in mounts}]
     fetch: list[Object] = []
     if weights and found.is_fetched and mounts:
-        # The engines' images have huggingface_hub's command; it resumes, and compares sizes and digests.
+        # What an init container asks for the pod holds for good: little, and no limit, so that a fetch takes what is
+        # free. The engines' images have huggingface_hub's command; it resumes, and compares sizes and digests.
         words = ["hf", "download", found.model, *found.args]
-        fetch = [_container(FETCH_CONTAINER, variant.image, words, mounts, "1", "2Gi") | {"env": list(kept.env)}]
+        fetch = [_container(FETCH_CONTAINER, variant.image, words, mounts, "100m", "256Mi") | {"env": list(kept.env)}]
     return {
         "serviceAccountName": account_name(moe.metadata.name),
         "automountServiceAccountToken": False,

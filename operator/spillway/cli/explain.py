@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from datetime import UTC, datetime
 
 from kubernetes.aio import client, config
@@ -24,9 +25,11 @@ async def show(name: str, namespace: str, context: str | None, console: Console 
     errors = Console(stderr=True, highlight=False, markup=False)
     try:
         configuration = client.Configuration()
-        await config.load_config(context=context, client_configuration=configuration)  # type: ignore[no-untyped-call]
-    except config.ConfigException as error:
-        errors.print(f"spillway: no cluster to ask: {error}. Set KUBECONFIG or --context.")
+        chosen = {"context": context} if context else {}  # in a pod there is none, and the client takes none
+        with warnings.catch_warnings(action="ignore"):  # its warning says less than we do
+            await config.load_config(client_configuration=configuration, **chosen)  # type: ignore[no-untyped-call]
+    except (config.ConfigException, TypeError) as error:
+        errors.print(f"spillway: no cluster to ask: {str(error).rstrip('.')}. Set KUBECONFIG or --context.")
         return 2
     async with client.ApiClient(configuration) as api:
         try:

@@ -17,7 +17,7 @@ from spillway.build import (
 )
 from spillway.catalog import ResolvedVariant
 from spillway.decide.snapshot import Phase
-from spillway.observe.cluster import phase
+from spillway.observe.cluster import failure, phase
 from spillway.observe.objects import Objects, key_of
 from spillway.observe.pools import pool_nodes
 from spillway.observe.resolve import Resolved
@@ -89,6 +89,7 @@ def _of_variant(
     content = every["spec"]["template"]["metadata"]["labels"][CONTENT_LABEL]
     own = [p for p in pods if p["metadata"]["labels"].get(CONTENT_LABEL) == content]
     ready = tuple(sorted({p["spec"]["nodeName"] for p in own if phase(p) is Phase.READY} & set(nodes)))
-    chosen = next_nodes(nodes, nodes_of(live) if live else (), ready)
+    stuck = {p["spec"].get("nodeName") for p in own if failure(p)}
+    chosen = next_nodes(nodes, nodes_of(live) if live else (), ready, stuck - {None})
     daemonset = prefetch(one.moe, variant, pool, chosen, weights=not refused)
     return Prefetched(variant.name, variant.pool, nodes, ready, daemonset, refused)

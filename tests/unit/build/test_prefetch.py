@@ -104,5 +104,12 @@ def test_few_nodes_fetch_at_once_and_all_get_it_in_the_end(numbers: list[int], d
     assert ready == set(nodes)
 
 
+def test_nodes_that_cannot_fetch_keep_nobody_waiting() -> None:
+    nodes = [f"n{n}" for n in range(6)]
+    first = nodes[:FETCHES_AT_ONCE]
+    assert next_nodes(nodes, first, ()) == tuple(first)
+    assert next_nodes(nodes, first, (), stuck=first) == tuple(nodes)
+
+
 def test_nodes_that_are_gone_are_forgotten() -> None:
     assert next_nodes(["n2", "n3"], ("n1", "n2"), {"n1", "n2"}) == ("n2", "n3")
