@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from spillway.decide.holders import holders
@@ -11,6 +10,8 @@ from spillway.decide.placement import Mix
 from spillway.decide.reasons import Code
 from spillway.decide.snapshot import Deployment, Snapshot, Variant
 from spillway.decide.target import Target
+
+LONGEST_AGE_SECONDS = 365 * 86400.0  # an older measurement is none
 
 
 def duration(seconds: float) -> str:
@@ -162,8 +163,8 @@ def limits(
             Decision(Code.PAUSED, f"held at {total} by annotation spillway.dev/paused", before=total, after=total)
         )
     if target.stale and not deployment.pinned_replicas:
-        # Before the first measurement the age is infinite.
-        known = deployment.demand is not None and math.isfinite(deployment.demand.age_seconds)
+        # Before the first measurement the age is beyond all bounds.
+        known = deployment.demand is not None and deployment.demand.age_seconds < LONGEST_AGE_SECONDS
         age = f"are {deployment.demand.age_seconds:.0f} s old" if deployment.demand and known else "have not come yet"
         message = f"held at {total}: the metrics {age}"
         told.append(Decision(Code.METRICS_STALE, message, before=total, after=total))

@@ -130,6 +130,7 @@ def test_the_other_pool_serves_on_until_the_cheaper_one_is_ready_again() -> None
     [
         (None, "the metrics have not come yet"),
         (Demand(0, 1155, 211, age_seconds=math.inf), "the metrics have not come yet"),
+        (Demand(0, 1155, 211, age_seconds=1e9), "the metrics have not come yet"),  # what observe says for none
         (Demand(1, 1155, 211, age_seconds=75.2), "the metrics are 75 s old"),
     ],
 )
