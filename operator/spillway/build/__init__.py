@@ -6,16 +6,13 @@ from spillway.build.account import account, account_name
 from spillway.build.computedomain import compute_domain
 from spillway.build.disruption import disruption_budget
 from spillway.build.labels import (
-    CONTENT_LABEL,
     DEPLOYMENT_LABEL,
     ENGINE_CONTAINER,
     ENGINE_PORT,
     ENGINE_PORT_NAME,
-    PREFETCH_LABEL,
     REVISION_LABEL,
     VARIANT_LABEL,
     Object,
-    mark_of,
     pod_selector,
     selector_text,
     workload_name,
@@ -29,12 +26,10 @@ from spillway.build.weights import caution
 from spillway.build.workload import revision, workload
 
 __all__ = [
-    "CONTENT_LABEL",
     "DEPLOYMENT_LABEL",
     "ENGINE_CONTAINER",
     "ENGINE_PORT",
     "ENGINE_PORT_NAME",
-    "PREFETCH_LABEL",
     "REVISION_LABEL",
     "VARIANT_LABEL",
     "BuildSettings",
@@ -47,7 +42,6 @@ __all__ = [
     "endpoint",
     "group_network_policy",
     "keeps_weights",
-    "mark_of",
     "network_policy",
     "next_nodes",
     "nodes_of",

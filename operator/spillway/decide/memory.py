@@ -31,9 +31,7 @@ class FailedRevision:
 class HeldSpill:
     """Spill settings as they were when a pause or a dry run began."""
 
-    gates: Mapping[str, float] = field(
-        default_factory=dict
-    )  # requests in flight that a ready replica takes, by variant
+    gates: Mapping[str, float] = field(default_factory=dict)  # by variant, requests that a ready replica takes
     providers: tuple[tuple[str, str], ...] = ()  # provider and model, in the order in which they are tried
 
 

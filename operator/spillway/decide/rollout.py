@@ -42,7 +42,6 @@ class Pace:
 
     allowed: bool
     words: str
-    usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,11 +227,10 @@ def pace(
     )
     price = f"about ${usd:.2f} for {duration(seconds)}"
     if left is not None and usd > left.remaining:
-        return Pace(
-            False, f"its requests would spill, {price}, and budget {left.name} has ${left.remaining:.2f} left", usd
-        )
+        rest = f"budget {left.name} has ${left.remaining:.2f} left"
+        return Pace(False, f"its requests would spill, {price}, and {rest}")
     of = f", of ${left.remaining:.2f} left in budget {left.name}" if left is not None else ""
-    return Pace(True, f"its requests spill meanwhile, {price}{of}", usd)
+    return Pace(True, f"its requests spill meanwhile, {price}{of}")
 
 
 def _without_room(

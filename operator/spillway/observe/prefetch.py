@@ -5,20 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from spillway.build import (
-    CONTENT_LABEL,
-    PREFETCH_LABEL,
-    Object,
-    keeps_weights,
-    mark_of,
-    next_nodes,
-    nodes_of,
-    prefetch,
-)
+from spillway.build import Object, keeps_weights, next_nodes, nodes_of, prefetch
 from spillway.catalog import ResolvedVariant
 from spillway.decide.snapshot import Phase
 from spillway.observe.cluster import failure, phase
-from spillway.observe.objects import Objects, key_of
+from spillway.observe.objects import Objects, has_labels, key_of
 from spillway.observe.pools import pool_nodes
 from spillway.observe.resolve import Resolved
 
@@ -75,19 +66,12 @@ def _of_variant(
         else:
             held[what] = size
     nodes = tuple(node["metadata"]["name"] for node in pool_nodes(pool, objects))
-    mark = mark_of(one.moe.metadata.name, variant.name)
-    pods = [
-        pod
-        for pod in objects.pods.values()
-        if pod["metadata"].get("namespace") == one.moe.metadata.namespace
-        and (pod["metadata"].get("labels") or {}).get(PREFETCH_LABEL) == mark
-    ]
     if not nodes:
         return Prefetched(variant.name, variant.pool, nodes, (), None, refused)
     every = prefetch(one.moe, variant, pool, nodes, weights=not refused)
     live = objects.daemonsets.get(key_of(every))
-    content = every["spec"]["template"]["metadata"]["labels"][CONTENT_LABEL]
-    own = [p for p in pods if p["metadata"]["labels"].get(CONTENT_LABEL) == content]
+    namespace, selector = one.moe.metadata.namespace, every["spec"]["selector"]["matchLabels"]
+    own = [p for p in objects.pods.values() if p["metadata"].get("namespace") == namespace and has_labels(p, selector)]
     ready = tuple(sorted({p["spec"]["nodeName"] for p in own if phase(p) is Phase.READY} & set(nodes)))
     stuck = {p["spec"].get("nodeName") for p in own if failure(p)}
     chosen = next_nodes(nodes, nodes_of(live) if live else (), ready, stuck - {None})

@@ -7,7 +7,8 @@ from typing import Any
 
 from spillway.act.status import fetching
 from spillway.api import Reason
-from spillway.build import CONTENT_LABEL, nodes_of
+from spillway.build import nodes_of
+from spillway.build.labels import CONTENT_LABEL
 from spillway.observe import Objects, Resolved
 from spillway.observe.objects import key_of
 from spillway.observe.prefetch import Prefetched, prefetched
