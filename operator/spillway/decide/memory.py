@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-MEMORY_VERSION = 1
+from spillway.decide.provisioning import State
+
+MEMORY_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,7 @@ class DeploymentMemory:
     """Of one deployment."""
 
     reference: str = ""  # the variant in whose units demand and layers are counted
-    regrets_usd: tuple[float, ...] = ()  # layer k's regret, 0..beta
-    layers_on: tuple[bool, ...] = ()
+    provisioning: State | None = None  # of the rule that says how many replicas
     desired: Mapping[str, int] = field(default_factory=dict)  # by variant, as last planned
     asked: Mapping[str, int] = field(
         default_factory=dict
@@ -56,6 +57,11 @@ class DeploymentMemory:
     error_share: float = 0.0  # of the replicas' answers, while no new revision was among them
     held: HeldSpill | None = None  # None: neither paused nor a dry run
     demand_changed_at: float = 0.0  # when demand last crossed the number of layers that are on
+
+    @property
+    def layers_on(self) -> int:
+        """Replicas of the reference variant that the rule wanted last."""
+        return self.provisioning.on if self.provisioning is not None else 0
 
 
 @dataclass(frozen=True, slots=True)

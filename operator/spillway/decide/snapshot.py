@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 
+from spillway.decide.provisioning import DEFAULT_RULE
+
 SATURATED_KV_USE = 0.8
 """Above it a KV cache has no room for the growth of the requests that it holds (decisions.md §1)."""
 
@@ -221,6 +223,7 @@ class Settings:
     deregister_seconds: float = 5.0  # from leaving the gateway's endpoints to being stopped
     start_budget_seconds: float = 3600.0  # a replica of a new revision that takes longer to start has failed
     longest_step_seconds: float = 60.0  # a longer gap between ticks (restart, pause) counts as this much
+    rule: str = DEFAULT_RULE  # of `decide.provisioning`: how many replicas
 
 
 @dataclass(frozen=True, slots=True)

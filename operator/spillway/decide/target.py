@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from spillway.decide import placement, regret
+from spillway.decide import placement, provisioning
 from spillway.decide.demand import Prices, cold_start_seconds, prices, usd_per_unit, work_per_request
 from spillway.decide.memory import DeploymentMemory
 from spillway.decide.placement import Need
@@ -54,74 +54,86 @@ def target(
     units = {v.name: round(per_request / work_per_request(v, mix), 2) for v in deployment.variants}
     rates = replace(rates, rent_shares=rent_shares(snapshot, deployment, reference, units, open_pools))
     before = deployment.variant(memory.reference)
-    if before is not None and before.name != reference.name:
+    if before is not None and before.name != reference.name and memory.provisioning is not None:
         beta_before = prices(deployment, mix, before, cold_start_seconds(memory, before), stop_seconds).start_usd
-        counted = regret.Layers(memory.regrets_usd, memory.layers_on)
-        converted = regret.convert(counted, units[before.name], beta_before, rates.start_usd)
-        memory = replace(memory, regrets_usd=converted.regrets_usd, layers_on=converted.on)
+        ratio = rates.start_usd / beta_before if beta_before > 0 else 1.0
+        rescaled = provisioning.rescale(memory.provisioning, units[before.name], ratio)
+        memory = replace(memory, provisioning=rescaled)
 
     ceiling = deployment.max_replicas
     floor = min(deployment.min_replicas, ceiling)
     work = None
-    units_before = float(sum(memory.layers_on))
+    units_before = float(memory.layers_on)
     if deployment.dry_run:  # the last plan was not carried out
         units_before = sum(units.get(name, 0.0) * n for name, n in held_by_variant(deployment).items())
     if deployment.pinned_replicas:
         floor = ceiling = deployment.pinned_replicas
-        count = 0
-        memory = adopt_running(deployment, memory, rates, units)
-    elif demand is not None and not deployment.floor_only:
-        work = demand.requests_per_second * per_request
-        memory = advance_layers(snapshot, deployment, memory, demand, rates, units, per_request, seconds)
-        count = sum(memory.layers_on)
-        memory = note_crossing(memory, units_before, work, snapshot.time)
-    else:
-        count = 0
+    count = 0
+    if demand is not None and not deployment.floor_only:
+        memory = advance(snapshot, deployment, memory, demand, reference, rates, units, per_request, seconds)
+        if not deployment.pinned_replicas:
+            work = demand.requests_per_second * per_request
+            count = memory.layers_on
+            memory = note_crossing(memory, units_before, work, snapshot.time)
     offers = choices(snapshot, deployment, memory, units, open_pools)
     need = placement.Need(deployment.key, float(count), floor, ceiling, offers, off_usd_per_hour)
     return Target(replace(memory, reference=reference.name), need, reference, rates, work, stale, units_before)
 
 
-def advance_layers(
+def advance(
     snapshot: Snapshot,
     deployment: Deployment,
     memory: DeploymentMemory,
     demand: Demand,
+    reference: Variant,
     rates: Prices,
     units: Mapping[str, float],
     per_request: float,
     seconds: float,
 ) -> DeploymentMemory:
-    """The layers after `seconds` of this demand. `units`: what a replica does, by variant; `per_request`: its work."""
+    """The rule's state after `seconds` of this demand. `units`: what a replica does, by variant; `per_request`: its
+    work. A pinned deployment's rule goes on, too, so that it knows what is needed when the pin ends."""
     asked = asked_by_variant(deployment)
-    size = max(1, math.ceil(deployment.max_replicas * max([1.0, *units.values()])))
+    most = max(deployment.max_replicas, deployment.pinned_replicas)
+    size = max(1, math.ceil(most * max([1.0, *units.values()])))
     # Whoever changed the fleet since the last plan (a restart's older memory, another hand): what runs counts.
     as_planned = memory.reference and without_zeros(memory.asked) == without_zeros(asked)
     running_units = sum(units.get(name, 0.0) * n for name, n in held_by_variant(deployment).items())
-    on = sum(memory.layers_on) if as_planned else min(size, round(running_units))
-    layers = regret.adopt(regret.Layers(memory.regrets_usd, memory.layers_on), size, on, rates.start_usd)
-
+    on = memory.layers_on if as_planned and not deployment.pinned_replicas else round(running_units)
     ready_units = sum(units.get(r.variant, 0.0) for r in deployment.replicas if r.phase is Phase.READY)
     unserved = 0.0
     if ready_units >= running_units - 0.01:  # what replicas on their way will take is no reason for one more
         unserved = (demand.spilled_per_second + demand.refused_per_second) * per_request
-    load = regret.loads(demand.requests_per_second * per_request, unserved, ready_units, size)
-    layers = regret.step(layers, load, rates, seconds)
-    # What is paid for anyway is not given up before its billed minimum has passed.
-    kept = max(layers.count, min(on, paid_ahead(deployment, snapshot.time)))
-    layers = regret.adopt(layers, size, kept, rates.start_usd)
-    return replace(memory, regrets_usd=layers.regrets_usd, layers_on=layers.on)
+    evidence = provisioning.Evidence(
+        time=snapshot.time,
+        seconds=seconds,
+        work=demand.requests_per_second * per_request,
+        unserved=unserved,
+        ready=ready_units,
+        on=min(size, on),
+        layers=size,
+        off_usd=rates.off_usd_per_second,
+        rent_usd=rates.rent_usd_per_second,
+        delay_seconds=cold_start_seconds(memory, reference),
+        drain_seconds=snapshot.settings.deregister_seconds,
+        minimum_seconds=reference.minimum_billing_seconds,
+        queue_seconds=deployment.queue_seconds,
+        youngest_seconds=youngest_seconds(deployment, snapshot.time),
+        rent_shares=rates.rent_shares,
+    )
+    return replace(memory, provisioning=provisioning.advance(snapshot.settings.rule, memory.provisioning, evidence))
 
 
-def adopt_running(
-    deployment: Deployment, memory: DeploymentMemory, rates: Prices, units: Mapping[str, float]
-) -> DeploymentMemory:
-    """Layers for what a pin runs: when it ends, nothing is stopped only to be started again."""
-    size = math.ceil(max(deployment.max_replicas, deployment.pinned_replicas) * max([1.0, *units.values()]))
-    running = round(sum(units.get(name, 0.0) * n for name, n in held_by_variant(deployment).items()))
-    layers = regret.Layers(memory.regrets_usd, memory.layers_on)
-    layers = regret.adopt(layers, size, min(size, running), rates.start_usd)
-    return replace(memory, regrets_usd=layers.regrets_usd, layers_on=layers.on)
+def youngest_seconds(deployment: Deployment, now: float) -> float:
+    """Age of the youngest replica that has its GPUs; infinite without any."""
+    return min(
+        (
+            now - r.scheduled_at
+            for r in deployment.replicas
+            if r.scheduled_at is not None and r.phase in (Phase.STARTING, Phase.READY)
+        ),
+        default=math.inf,
+    )
 
 
 def fresh_demand(deployment: Deployment, stale_seconds: float) -> Demand | None:
@@ -146,17 +158,6 @@ def held_by_variant(deployment: Deployment) -> dict[str, int]:
 
 def without_zeros(replicas: Mapping[str, int]) -> dict[str, int]:
     return {name: n for name, n in replicas.items() if n}
-
-
-def paid_ahead(deployment: Deployment, now: float) -> int:
-    """Replicas whose minimum billing has not passed yet."""
-    return sum(
-        1
-        for r in deployment.replicas
-        if r.scheduled_at is not None
-        and (v := deployment.variant(r.variant)) is not None
-        and now - r.scheduled_at < v.minimum_billing_seconds
-    )
 
 
 def note_crossing(memory: DeploymentMemory, layers_on: float, work: float, now: float) -> DeploymentMemory:

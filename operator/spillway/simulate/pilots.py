@@ -1,0 +1,235 @@
+"""Who steers the virtual cluster: `decide.plan` itself, or another scaler's rule for each deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Protocol
+
+import numpy as np
+
+from spillway.decide import Memory, Plan, Snapshot, plan
+from spillway.decide.outcome import Decision
+from spillway.decide.snapshot import Asked, Budget, Demand, Deployment, Pool, ProviderOption
+from spillway.simulate.baselines import Rule, Seen
+from spillway.simulate.cluster import Cluster, Fleet
+from spillway.simulate.economics import BIN_SECONDS, Economics
+from spillway.simulate.traces import Floats
+from spillway.simulate.world import World, within
+
+AFFORDABLE = 1_000_000  # requests in flight that money allows while there is some: the simulator meters dollars itself
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A decision of one bin."""
+
+    bin: int
+    key: str
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """What holds until the next tick: providers in order and the share that goes outside anyway, by deployment; those
+    that are not named use all of theirs."""
+
+    providers: Mapping[str, tuple[str, ...]]
+    shares: Mapping[str, float]
+
+
+class Pilot(Protocol):
+    def tick(self, cluster: Cluster, left_usd: Mapping[str, float]) -> Steering:
+        """Scale the fleets as they should be at this bin. `left_usd`: of each budget."""
+        ...
+
+
+class SpillwayPilot:
+    """Calls `decide.plan` each tick with what a real operator would have seen by then."""
+
+    def __init__(self, world: World) -> None:
+        self.memory = Memory()
+        self.told: list[Told] = []
+        self._world = world
+        self._deployments = {d.key: _deployment(d.key, world) for d in world.deployments}
+        self._sums = {
+            d.key: _Sums(d.traffic.requests, d.traffic.input_tokens, d.traffic.output_tokens) for d in world.deployments
+        }
+        self._providers = {p.name: p for p in world.providers}
+        self._steering = Steering({}, {})
+
+    def tick(self, cluster: Cluster, left_usd: Mapping[str, float]) -> Steering:
+        if cluster.now % self._world.tick_bins == 0:
+            planned, self.memory = plan(self.snapshot(cluster, left_usd), self.memory)
+            self._follow(planned, cluster)
+        return self._steering
+
+    def snapshot(self, cluster: Cluster, left_usd: Mapping[str, float]) -> Snapshot:
+        """What is known at the begin of this bin."""
+        world, now = self._world, cluster.now
+        held = cluster.held()
+        money = all(usd > 0 for usd in left_usd.values())
+        deployments = []
+        for key, fleet in cluster.fleets.items():
+            asked = tuple(Asked(v.name, v.revision, fleet.asked().get(v.name, 0)) for v in fleet.spec.variants)
+            deployments.append(
+                replace(
+                    self._deployments[key],
+                    asked=asked,
+                    replicas=fleet.shown(now),
+                    demand=self._demand(fleet, now),
+                    providers=self._options(fleet, cluster.seconds, money),
+                )
+            )
+        pools = tuple(
+            Pool(
+                p.name,
+                growable_gpus=max(0, p.gpus - held[p.name]),
+                gpus_per_node=p.gpus_per_node,
+                provisioning_timeout_seconds=p.provisioning_timeout_seconds,
+                max_gpus=p.gpus,
+                used_gpus=held[p.name],
+                usd_per_gpu_hour=p.usd_per_gpu_hour,
+                reserved_gpus=p.reserved_gpus,
+            )
+            for p in world.pools
+        )
+        budgets = tuple(
+            Budget(
+                b.name,
+                b.name,
+                Decimal(str(b.usd)),
+                Decimal(str(left_usd[b.name])),
+                self._resets_at(b.period_seconds, cluster.seconds),
+            )
+            for b in world.budgets
+        )
+        return Snapshot(world.begin + cluster.seconds, tuple(deployments), pools, budgets, world.settings)
+
+    def _resets_at(self, period_seconds: float, seconds: float) -> float:
+        return self._world.begin + (seconds // period_seconds + 1) * period_seconds
+
+    def _demand(self, fleet: Fleet, now: int) -> Demand | None:
+        """Means over the window that ended when the newest metrics were taken."""
+        world = self._world
+        until = now - round(world.faults.metrics_delay_seconds / BIN_SECONDS)
+        while world.faults.metrics_lost and within(world.faults.metrics_lost, until * BIN_SECONDS):
+            until -= 1
+        if until <= 0:
+            return None
+        begin = max(0, until - max(1, round(world.metrics_window_seconds / BIN_SECONDS)))
+        requests, tokens_in, tokens_out = self._sums[fleet.spec.key].between(begin, until)
+        seconds = (until - begin) * BIN_SECONDS
+        known = requests > 0
+        return Demand(
+            requests_per_second=requests / seconds,
+            input_tokens_per_request=tokens_in / requests if known else 1200.0,
+            output_tokens_per_request=tokens_out / requests if known else 200.0,
+            spilled_per_second=(fleet.spilled_requests[until] - fleet.spilled_requests[begin]) / seconds,
+            refused_per_second=(fleet.refused_requests[until] - fleet.refused_requests[begin]) / seconds,
+            age_seconds=(now - until) * BIN_SECONDS,
+        )
+
+    def _options(self, fleet: Fleet, seconds: float, money: bool) -> tuple[ProviderOption, ...]:
+        found = []
+        for name in fleet.spec.providers:
+            provider = self._providers[name]
+            price_in, price_out = provider.prices(seconds)
+            down = within(provider.outages, seconds - BIN_SECONDS)
+            reason = "ProviderUnhealthy" if down else "" if money else "BudgetSpent"
+            found.append(
+                ProviderOption(
+                    name,
+                    "",
+                    price_in,
+                    price_out * provider.verbosity,
+                    affordable_in_flight=0 if reason else AFFORDABLE,
+                    unavailable=reason,
+                    unavailable_message=f"{name}: {reason}" if reason else "",
+                )
+            )
+        return tuple(found)
+
+    def _follow(self, planned: Plan, cluster: Cluster) -> None:
+        providers = {}
+        for outcome in planned.deployments:
+            fleet = cluster.fleets[outcome.key]
+            variants = {v.name: v for v in fleet.spec.variants}
+            for workload in outcome.workloads:
+                fleet.scale(variants[workload.variant], workload.replicas, cluster.now)
+            providers[outcome.key] = tuple(p.provider for p in outcome.spill.providers if p.permitted)
+            self.told.extend(Told(cluster.now, outcome.key, d) for d in outcome.decisions if d.changes)
+        self._steering = Steering(providers, {})
+
+
+class RulePilot:
+    """Another scaler's rule for each deployment, with the first variant; everything overflows as with Spillway."""
+
+    def __init__(self, world: World, rules: Mapping[str, Rule], economics: Economics) -> None:
+        self._rules, self._economics = rules, economics
+        self._spill_usd = {d.key: spill_usd_per_unit(d.key, world) for d in world.deployments}
+        self._spilled = {d.key: np.zeros(world.bins) for d in world.deployments}
+
+    def tick(self, cluster: Cluster, left_usd: Mapping[str, float]) -> Steering:
+        now = cluster.now
+        for key, rule in self._rules.items():
+            fleet = cluster.fleets[key]
+            if now:
+                self._spilled[key][now - 1] = fleet.ledger.spilled[-1]
+            seen = Seen(
+                now,
+                fleet.work[:now],
+                self._spill_usd[key][:now],
+                self._spilled[key][:now],
+                fleet.queued,
+                fleet.ready_count,
+                len(fleet.replicas),
+                self._economics,
+            )
+            wanted = rule.replicas(seen)
+            if wanted is not None and wanted != seen.total:
+                fleet.scale(fleet.spec.variants[0], max(0, min(wanted, fleet.spec.max_replicas)), now)
+        return Steering({}, {})
+
+
+class _Sums:
+    """Cumulative sums of arrays, to take means over windows."""
+
+    def __init__(self, *arrays: Floats) -> None:
+        self._sums = [np.concatenate(([0.0], np.cumsum(a))).tolist() for a in arrays]
+
+    def between(self, begin: int, until: int) -> Sequence[float]:
+        last = len(self._sums[0]) - 1
+        begin, until = min(begin, last), min(until, last)
+        return [sums[until] - sums[begin] for sums in self._sums]
+
+
+def spill_usd_per_unit(key: str, world: World) -> Floats:
+    """$ of a replica-bin of each bin's own mix at the first provider's price of the begin."""
+    spec = next(d for d in world.deployments if d.key == key)
+    provider = next(p for p in world.providers if p.name == spec.providers[0])
+    first, traffic = spec.variants[0], spec.traffic
+    usd = (
+        traffic.input_tokens * provider.usd_per_million_input + traffic.output_tokens * provider.usd_per_million_output
+    ) / 1e6
+    work = (
+        traffic.input_tokens / first.prefill_tokens_per_second + traffic.output_tokens / first.decode_tokens_per_second
+    ) / BIN_SECONDS
+    mean = float(usd.sum()) / max(float(work.sum()), 1e-12)
+    return np.where(work > 0, usd / np.where(work > 0, work, 1.0), mean)
+
+
+def _deployment(key: str, world: World) -> Deployment:
+    spec = next(d for d in world.deployments if d.key == key)
+    return Deployment(
+        namespace=spec.namespace,
+        name=spec.name,
+        min_replicas=spec.min_replicas,
+        max_replicas=spec.max_replicas,
+        pinned_replicas=0,
+        queue_seconds=spec.queue_seconds,
+        variants=spec.variants,
+        policies=tuple(b.name for b in world.budgets),
+        usd_value_per_request=spec.usd_value_per_request,
+    )
