@@ -19,6 +19,7 @@ from spillway.api import (
     Reason,
     Resource,
     SpillStatus,
+    VariantCapacity,
     VariantStatus,
     find_condition,
     not_acted_on,
@@ -26,7 +27,7 @@ from spillway.api import (
     set_condition,
 )
 from spillway.build import endpoint, selector_text
-from spillway.decide.outcome import Decision, DeploymentPlan
+from spillway.decide.outcome import Capacity, Decision, DeploymentPlan
 from spillway.decide.reasons import Code
 from spillway.decide.snapshot import Deployment, EngineRates, Phase, Retired, Variant
 from spillway.observe.autoscalers import Autoscaler
@@ -175,9 +176,21 @@ def variants(seen: Deployment, plan: DeploymentPlan) -> tuple[VariantStatus, ...
                 gpus_per_replica=variant.gpus_per_replica,
                 cost_per_hour=usd(holding * variant.usd_per_hour),
                 cold_start_seconds=None if start is None else round(start),
+                capacity=capacity(plan.capacity.get(variant.name)),
             )
         )
     return tuple(found)
+
+
+def capacity(does: Capacity | None) -> VariantCapacity | None:
+    """What a replica does; a retired variant's is not known any more."""
+    if does is None:
+        return None
+    return VariantCapacity(
+        prefill_tokens_per_second=round(does.prefill_tokens_per_second),
+        decode_tokens_per_second=round(does.decode_tokens_per_second),
+        source="Learned" if does.learned else "Catalog",
+    )
 
 
 def load(seen: Deployment) -> tuple[LoadStatus, ...]:

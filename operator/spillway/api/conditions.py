@@ -82,6 +82,8 @@ class Reason:
     MODEL_NOT_OFFERED = "ModelNotOffered"
     NO_BUDGET = "NoBudget"
     BUDGET_SPENT = "BudgetSpent"
+    BUDGET_PACING = "BudgetPacing"
+    ABOVE_VALUE = "AboveValue"
     SUSPENDED = "Suspended"
     MAX_REPLICAS = "MaxReplicas"
     NO_GPU = "NoGPU"

@@ -14,8 +14,6 @@ from spillway.api.resource import Resource
 
 SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
     "MoEDeployment": {
-        "spec.slo.timeToFirstToken": None,
-        "spec.slo.interTokenLatency": None,
         "spec.spill.when": ("Saturated", "ColdStart", "NoCapacity", "Unavailable", "Rollout"),
         "spec.spill.maxShare": None,
         "spec.spill.holdSeconds": None,
@@ -37,7 +35,6 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
     "CostPolicy": {
         "spec.maxFloorGPUs": None,
         "spec.budgets[].topUps": (),
-        "spec.pacing": "None",
         "spec.spill.maxShare": None,
         "spec.spill.maxPerHour": None,
         "spec.enforcement": "Enforce",
@@ -48,7 +45,6 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
 STATUS_NOT_YET: Mapping[str, frozenset[str]] = {
     "MoEDeployment": frozenset(
         {
-            "status.variants[].capacity",
             "status.spill.leaseUntil",
             "status.cost.perMillionTokens",
             "status.cost.allExternalPerHour",

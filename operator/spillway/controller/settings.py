@@ -63,6 +63,7 @@ class OperatorSettings(BaseModel):
     def decide(self) -> DecideSettings:
         return DecideSettings(
             metrics_stale_seconds=self.metrics_stale_seconds,
+            metrics_window_seconds=self.rate_window_seconds,
             drain_seconds=self.drain_seconds,
             deregister_seconds=self.deregister_seconds,
             start_budget_seconds=float(self.build().startup_seconds),

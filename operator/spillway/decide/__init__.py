@@ -1,7 +1,8 @@
 """From what is known to what shall be: `plan(snapshot, memory) -> (plan, memory)`, pure and replayable.
 
 No decision is made anywhere else. `snapshot` holds the inputs, `outcome` the results, `memory` what one tick leaves to
-the next; `demand`, `provisioning`, `placement`, `pools`, `drain`, `spill` and `words` are the steps that `planner` composes.
+the next; `starts`, `capacity`, `target` (with `demand` and `provisioning`), `placement`, `pools`, `rollout`, `drain`,
+`spill` and `words` are the steps that `planner` composes.
 """
 
 from spillway.decide.codec import UnreadableMemory, decode, decode_memory, encode

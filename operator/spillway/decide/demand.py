@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spillway.decide.memory import DeploymentMemory
+from spillway.decide.pacing import NONE, Multipliers
 from spillway.decide.snapshot import Demand, Deployment, Variant
 
 
@@ -40,14 +40,14 @@ class Prices:
         return self.off_usd_per_second / self.rent_usd_per_second
 
 
-def off_usd_per_request(deployment: Deployment, demand: Demand) -> float:
-    """Dollars lost or paid for a request that no replica takes.
+def off_usd_per_request(deployment: Deployment, demand: Demand, paced: Multipliers = NONE) -> float:
+    """Dollars lost or paid for a request that no replica takes, as they count where a budget is paced.
 
     The cheapest provider that may be used, but never more than what the request is worth; without any, its worth:
     so the same rule that would spill provisions instead when the budget is gone.
     """
     prices = [
-        p.usd_per_request(demand.input_tokens_per_request, demand.output_tokens_per_request)
+        paced.external * p.usd_per_request(demand.input_tokens_per_request, demand.output_tokens_per_request)
         for p in deployment.providers
         if not p.unavailable and p.affordable_in_flight > 0
     ]
@@ -55,20 +55,20 @@ def off_usd_per_request(deployment: Deployment, demand: Demand) -> float:
 
 
 def prices(
-    deployment: Deployment, demand: Demand, variant: Variant, cold_start_seconds: float, stop_seconds: float
+    deployment: Deployment,
+    demand: Demand,
+    variant: Variant,
+    cold_start_seconds: float,
+    stop_seconds: float,
+    paced: Multipliers = NONE,
 ) -> Prices:
-    """e, c and beta of policy "LCP": beta = c * (cold start + drain)."""
-    rent = max(variant.usd_per_hour, 1e-9) / 3600
+    """e, c and beta = c * (cold start + drain), in dollars as they count where a budget is paced."""
+    rent = max(variant.usd_per_hour, 1e-9) / 3600 * paced.gpu
     return Prices(
-        off_usd_per_second=off_usd_per_request(deployment, demand) / work_per_request(variant, demand),
+        off_usd_per_second=off_usd_per_request(deployment, demand, paced) / work_per_request(variant, demand),
         rent_usd_per_second=rent,
         start_usd=rent * (cold_start_seconds + stop_seconds),
     )
-
-
-def cold_start_seconds(memory: DeploymentMemory, variant: Variant) -> float:
-    """Measured where known, else the catalog's estimate."""
-    return memory.cold_start_seconds.get(variant.name, variant.cold_start_seconds)
 
 
 def usd_per_unit(variant: Variant, demand: Demand) -> float:

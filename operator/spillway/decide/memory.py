@@ -6,7 +6,7 @@ It is handed in and handed out, so a restart that loads the last one forgets at 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from spillway.decide.provisioning import State
 
@@ -38,6 +38,26 @@ class HeldSpill:
 
 
 @dataclass(frozen=True, slots=True)
+class CapacityMemory:
+    """Of one variant: the regression of `decide.capacity`, weighted sums of products of the shares of a replica that
+    prefill (`in`), decode (`out`) and the whole (`one`) took by the catalog, and the corrections that are in use."""
+
+    in_in: float = 0.0
+    in_out: float = 0.0
+    out_out: float = 0.0
+    in_one: float = 0.0
+    out_one: float = 0.0
+    seconds: float = 0.0  # of evidence
+    full_since: float = 0.0  # since when all its replicas are saturated; 0: they are not
+    prefill_correction: float = 1.0  # catalog's rate / learned rate
+    decode_correction: float = 1.0
+
+    @property
+    def corrected(self) -> bool:
+        return self.prefill_correction != 1.0 or self.decode_correction != 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentMemory:
     """Of one deployment."""
 
@@ -49,6 +69,8 @@ class DeploymentMemory:
     )  # by variant, what the workloads were told (drains still run)
     draining: tuple[DrainingReplica, ...] = ()
     cold_start_seconds: Mapping[str, float] = field(default_factory=dict)  # measured, by variant (EWMA)
+    cold_starts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # by variant, the last ones
+    capacity: Mapping[str, CapacityMemory] = field(default_factory=dict)  # by variant
     counted_starts: tuple[str, ...] = ()  # replicas whose cold start is in the EWMA
     worked: Mapping[str, str] = field(default_factory=dict)  # by variant, the revision that last proved itself
     alone_since: Mapping[str, float] = field(default_factory=dict)  # by variant, of its current revision
@@ -57,11 +79,16 @@ class DeploymentMemory:
     error_share: float = 0.0  # of the replicas' answers, while no new revision was among them
     held: HeldSpill | None = None  # None: neither paused nor a dry run
     demand_changed_at: float = 0.0  # when demand last crossed the number of layers that are on
+    demand_seen_at: float = 0.0  # when there was any
 
     @property
     def layers_on(self) -> int:
         """Replicas of the reference variant that the rule wanted last."""
         return self.provisioning.on if self.provisioning is not None else 0
+
+    def lasting(self) -> DeploymentMemory:
+        """Without the statistics that fade from tick to tick though nothing happens: what is worth a write."""
+        return replace(self, provisioning=None, capacity={})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +106,7 @@ class Memory:
     time: float = 0.0  # of the last plan; 0: never planned
     deployments: Mapping[str, DeploymentMemory] = field(default_factory=dict)
     pools: Mapping[str, PoolMemory] = field(default_factory=dict)
+
+    def lasting(self) -> Memory:
+        """Without its time and what fades: equal, as long as nothing happens."""
+        return replace(self, time=0.0, deployments={key: one.lasting() for key, one in self.deployments.items()})

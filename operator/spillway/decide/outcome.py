@@ -69,6 +69,15 @@ class SpillPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a replica is taken to do, and whether its engines showed it or the catalog says so."""
+
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float
+    learned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentPlan:
     key: str
     desired: Mapping[str, int]  # replicas by variant
@@ -81,6 +90,7 @@ class DeploymentPlan:
     spill_cost_ratio: float | None = None  # kappa: spill cost / replica cost for the same work
     metrics_stale: bool = False
     cold_start_seconds: Mapping[str, float] = field(default_factory=dict)
+    capacity: Mapping[str, Capacity] = field(default_factory=dict)  # by variant
 
     @property
     def replicas(self) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from spillway.decide import drain, placement, pools, rollout, spill
-from spillway.decide.demand import cold_start_seconds
+from spillway.decide import capacity, drain, placement, pools, rollout, spill, starts
 from spillway.decide.memory import DeploymentMemory, DrainingReplica, Memory, PoolMemory
-from spillway.decide.outcome import Decision, DeploymentPlan, Plan, SpillPlan, WorkloadPlan
+from spillway.decide.outcome import Capacity, Decision, DeploymentPlan, Plan, SpillPlan, WorkloadPlan
 from spillway.decide.reasons import Code
 from spillway.decide.snapshot import Deployment, Phase, Pool, Snapshot
+from spillway.decide.starts import cold_start_seconds
 from spillway.decide.target import Target, asked_by_variant, held_by_variant, target
 from spillway.decide.words import decisions, would_words
 
@@ -22,9 +22,12 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
     open_pools = frozenset(name for name, m in pool_memory.items() if snapshot.time >= m.closed_until)
 
     memories = {
-        d.key: rollout.remember(snapshot, d, memory.deployments.get(d.key, DeploymentMemory()))
+        d.key: remember(snapshot, d, memory.deployments.get(d.key, DeploymentMemory()), seconds)
         for d in snapshot.deployments
     }
+    snapshot = replace(
+        snapshot, deployments=tuple(capacity.corrected(d, memories[d.key].capacity) for d in snapshot.deployments)
+    )
     targets = {d.key: target(snapshot, d, memories[d.key], open_pools, seconds) for d in snapshot.deployments}
     dry = {d.key for d in snapshot.deployments if d.dry_run}
     needs = [t.need for t in targets.values() if t.need is not None]
@@ -41,6 +44,13 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
         Plan(snapshot.time, tuple(plans), pool_plans),
         Memory(time=snapshot.time, deployments=memories, pools=pool_memory),
     )
+
+
+def remember(snapshot: Snapshot, deployment: Deployment, memory: DeploymentMemory, seconds: float) -> DeploymentMemory:
+    """With what this tick shows: revisions that work or fail, how long starts take, what replicas really do."""
+    memory = rollout.remember(snapshot, deployment, memory)
+    memory = starts.learn(deployment, memory)
+    return capacity.learn(snapshot, deployment, memory, seconds)
 
 
 def share_out(needs: Sequence[placement.Need], snapshot: Snapshot) -> dict[str, placement.Mix]:
@@ -112,6 +122,14 @@ def settle(
         spill_cost_ratio=wanted.prices.spill_cost_ratio if wanted.prices else None,
         metrics_stale=wanted.stale,
         cold_start_seconds={v.name: cold_start_seconds(wanted.memory, v) for v in deployment.variants},
+        capacity={
+            v.name: Capacity(
+                v.prefill_tokens_per_second,
+                v.decode_tokens_per_second,
+                learned=(known := wanted.memory.capacity.get(v.name)) is not None and known.corrected,
+            )
+            for v in deployment.variants
+        },
     )
     if deployment.dry_run:
         outcome = as_it_is(outcome, deployment)

@@ -17,6 +17,8 @@ class Code(StrEnum):
     RESERVED_FIRST = "ReservedFirst"
     OUTBID = "Outbid"
     BUDGET_SPENT = "BudgetSpent"
+    BUDGET_PACING = "BudgetPacing"
+    ABOVE_VALUE = "AboveValue"
     COLD_START_COVER = "ColdStartCover"
     SATURATED = "Saturated"
     NO_BUDGET = "NoBudget"

@@ -11,11 +11,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from spillway.decide.demand import cold_start_seconds, work_per_request
+from spillway.decide.demand import work_per_request
 from spillway.decide.memory import DeploymentMemory, FailedRevision
 from spillway.decide.outcome import Decision, SpillPlan
 from spillway.decide.reasons import Code
 from spillway.decide.snapshot import Deployment, Phase, Replica, Snapshot, Variant
+from spillway.decide.starts import cold_start_seconds
 from spillway.decide.target import Target, fresh_demand, slots
 from spillway.decide.words import duration
 

@@ -142,7 +142,7 @@ class Deployment:
     min_replicas: int
     max_replicas: int
     pinned_replicas: int  # 0: automatic
-    queue_seconds: float
+    queue_seconds: float  # for which a request may wait
     variants: tuple[Variant, ...]  # feasible ones, in the user's or the catalog's order
     asked: tuple[Asked, ...] = ()
     replicas: tuple[Replica, ...] = ()
@@ -157,6 +157,8 @@ class Deployment:
     rollout: str = "SpillAssisted"  # how a new revision takes over: SpillAssisted, Surge or Recreate
     retired: tuple[Retired, ...] = ()
     floor_only: bool = False  # a GPU or Total budget is spent: scale to the floor
+    first_token_seconds: float | None = None  # promised, the queue included
+    inter_token_seconds: float | None = None  # promised, from token to token
 
     @property
     def key(self) -> str:
@@ -212,6 +214,9 @@ class Budget:
     remaining: Decimal
     resets_at: float
     stops_spill: bool = True
+    scope: str = "External"  # whose dollars count: External, GPU or Total
+    starts_at: float = 0.0  # of the period
+    paced: bool = False  # spread over the period
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +224,7 @@ class Settings:
     """Numbers of the operator that change decisions; in the snapshot so that it replays."""
 
     metrics_stale_seconds: float = 60.0
+    metrics_window_seconds: float = 60.0  # over which rates are means
     drain_seconds: float = 300.0  # longest wait for a replica's last request before it is stopped
     deregister_seconds: float = 5.0  # from leaving the gateway's endpoints to being stopped
     start_budget_seconds: float = 3600.0  # a replica of a new revision that takes longer to start has failed

@@ -6,14 +6,15 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from spillway.decide import pacing
 from spillway.decide.demand import work_per_request
 from spillway.decide.memory import HeldSpill
 from spillway.decide.outcome import ProviderPlan, Refusal, SpillPlan
 from spillway.decide.reasons import Code
-from spillway.decide.snapshot import Budget, Deployment, Phase, Snapshot, Variant
+from spillway.decide.snapshot import Budget, Deployment, Phase, ProviderOption, Snapshot, Variant
 
 RETRY_AFTER_STEPS = (1, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600)
-BUDGET_REASONS = frozenset({Code.BUDGET_SPENT, Code.SUSPENDED, Code.NO_BUDGET})
+BUDGET_REASONS = frozenset({Code.BUDGET_SPENT, Code.BUDGET_PACING, Code.ABOVE_VALUE, Code.SUSPENDED, Code.NO_BUDGET})
 
 
 def hold(deployment: Deployment) -> HeldSpill:
@@ -53,7 +54,9 @@ def gate(deployment: Deployment, draining: frozenset[str], held: HeldSpill | Non
     return max(math.floor(total), 1 if total else 0)
 
 
-def provider_plans(deployment: Deployment, held: HeldSpill | None = None) -> tuple[ProviderPlan, ...]:
+def provider_plans(
+    snapshot: Snapshot, deployment: Deployment, held: HeldSpill | None = None
+) -> tuple[ProviderPlan, ...]:
     """Each configured pair in the user's order: permitted where nothing speaks against it and the money gives it
     at least one request in flight. Where settings are held, their order, and none that was not there."""
     plans = []
@@ -67,6 +70,8 @@ def provider_plans(deployment: Deployment, held: HeldSpill | None = None) -> tup
         if not reason and option.affordable_in_flight < 1:
             reason = Code.BUDGET_SPENT
             message = "what is left of the budget does not cover one more request"
+        if not reason:
+            reason, message = not_worth_it(snapshot, deployment, option)
         plans.append(
             ProviderPlan(
                 option.provider,
@@ -78,6 +83,21 @@ def provider_plans(deployment: Deployment, held: HeldSpill | None = None) -> tup
             )
         )
     return tuple(plans)
+
+
+def not_worth_it(snapshot: Snapshot, deployment: Deployment, option: ProviderOption) -> tuple[str, str]:
+    """Why a request is not worth the provider's price now (code and words); empty if it is."""
+    demand, value = deployment.demand, deployment.usd_value_per_request
+    if demand is None:
+        return "", ""
+    usd = option.usd_per_request(demand.input_tokens_per_request, demand.output_tokens_per_request)
+    counts = pacing.multipliers(snapshot, deployment).external
+    if usd * counts <= value:
+        return "", ""
+    costs = f"a request costs ${usd:.4f} at {option.provider}/{option.model}"
+    if usd <= value:
+        return Code.BUDGET_PACING, f"{costs} and is worth ${value:.4f}; {pacing.words(snapshot, deployment)}"
+    return Code.ABOVE_VALUE, f"{costs}, more than the ${value:.4f} that serving it is worth (valuePerRequest)"
 
 
 def at_work(deployment: Deployment, out_of_capacity: bool) -> tuple[str, str]:
@@ -143,7 +163,7 @@ def plan_spill(
     held: HeldSpill | None = None,
 ) -> SpillPlan:
     """Permissions, caps and lease of one deployment; the reason why it spills, or why it may not."""
-    providers = provider_plans(deployment, held)
+    providers = provider_plans(snapshot, deployment, held)
     allowed = any(p.permitted for p in providers)
     reason, message = at_work(deployment, out_of_capacity)
     if not allowed:

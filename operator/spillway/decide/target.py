@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from spillway.decide import placement, provisioning
-from spillway.decide.demand import Prices, cold_start_seconds, prices, usd_per_unit, work_per_request
+from spillway.decide import pacing, placement, provisioning
+from spillway.decide.demand import Prices, prices, usd_per_unit, work_per_request
 from spillway.decide.memory import DeploymentMemory
 from spillway.decide.placement import Need
 from spillway.decide.snapshot import Demand, Deployment, Phase, Pool, Snapshot, Variant
-
-COLD_START_WEIGHT = 0.3  # of a new measurement in the EWMA
+from spillway.decide.starts import cold_start_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,6 @@ def target(
     snapshot: Snapshot, deployment: Deployment, memory: DeploymentMemory, open_pools: frozenset[str], seconds: float
 ) -> Target:
     """Layered regret in units of the reference variant, clamped; the choices that may cover it."""
-    memory = measure_cold_starts(deployment, memory)
     demand = fresh_demand(deployment, snapshot.settings.metrics_stale_seconds)
     stale = demand is None
     asked = asked_by_variant(deployment)
@@ -47,7 +45,8 @@ def target(
     mix = demand or Demand(0.0, 1000.0, 200.0)  # without traffic only the ratio of the variants' speeds matters
     reference = choose_reference(deployment, memory, mix, open_pools)
     stop_seconds = snapshot.settings.deregister_seconds
-    rates = prices(deployment, mix, reference, cold_start_seconds(memory, reference), stop_seconds)
+    paced = pacing.multipliers(snapshot, deployment)
+    rates = prices(deployment, mix, reference, cold_start_seconds(memory, reference), stop_seconds, paced)
     off_usd_per_hour = rates.off_usd_per_second * 3600
     per_request = work_per_request(reference, mix)
     # Rounded, so that the noise of the token mix does not change the choice of variants from tick to tick.
@@ -55,7 +54,7 @@ def target(
     rates = replace(rates, rent_shares=rent_shares(snapshot, deployment, reference, units, open_pools))
     before = deployment.variant(memory.reference)
     if before is not None and before.name != reference.name and memory.provisioning is not None:
-        beta_before = prices(deployment, mix, before, cold_start_seconds(memory, before), stop_seconds).start_usd
+        beta_before = prices(deployment, mix, before, cold_start_seconds(memory, before), stop_seconds, paced).start_usd
         ratio = rates.start_usd / beta_before if beta_before > 0 else 1.0
         rescaled = provisioning.rescale(memory.provisioning, units[before.name], ratio)
         memory = replace(memory, provisioning=rescaled)
@@ -121,7 +120,9 @@ def advance(
         youngest_seconds=youngest_seconds(deployment, snapshot.time),
         rent_shares=rates.rent_shares,
     )
-    return replace(memory, provisioning=provisioning.advance(snapshot.settings.rule, memory.provisioning, evidence))
+    state = provisioning.advance(snapshot.settings.rule, memory.provisioning, evidence)
+    seen_at = snapshot.time if evidence.work > 0 else memory.demand_seen_at
+    return replace(memory, provisioning=state, demand_seen_at=seen_at)
 
 
 def youngest_seconds(deployment: Deployment, now: float) -> float:
@@ -166,20 +167,6 @@ def note_crossing(memory: DeploymentMemory, layers_on: float, work: float, now: 
     if not outside:
         return replace(memory, demand_changed_at=0.0)
     return memory if memory.demand_changed_at else replace(memory, demand_changed_at=now)
-
-
-def measure_cold_starts(deployment: Deployment, memory: DeploymentMemory) -> DeploymentMemory:
-    """Take the measured time from having GPUs to ready of each replica once into its variant's EWMA."""
-    known, measured = set(memory.counted_starts), dict(memory.cold_start_seconds)
-    present = {r.name for r in deployment.replicas}
-    for replica in deployment.replicas:
-        if replica.ready_at is None or replica.name in known:
-            continue
-        known.add(replica.name)
-        took = max(replica.ready_at - (replica.scheduled_at or replica.asked_at), 0.0)
-        before = measured.get(replica.variant)
-        measured[replica.variant] = took if before is None else before + COLD_START_WEIGHT * (took - before)
-    return replace(memory, cold_start_seconds=measured, counted_starts=tuple(sorted(known & present)))
 
 
 def choose_reference(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from spillway.decide import pacing
 from spillway.decide.holders import holders
 from spillway.decide.outcome import Decision, DeploymentPlan
 from spillway.decide.placement import Mix
@@ -168,6 +169,8 @@ def limits(
         age = f"are {deployment.demand.age_seconds:.0f} s old" if deployment.demand and known else "have not come yet"
         message = f"held at {total}: the metrics {age}"
         told.append(Decision(Code.METRICS_STALE, message, before=total, after=total))
+    if behind := pacing.words(snapshot, deployment):
+        told.append(Decision(Code.BUDGET_PACING, behind, before=total, after=total))
     if mix is not None and mix.uncovered_units > 0:
         by_pool = {v.pool: v for v in reversed(deployment.variants)}
         who = ". ".join(

@@ -9,6 +9,7 @@ from decimal import Decimal
 from spillway.api import CostPolicy, ExternalProvider, GPUPool, MoEDeployment, Reason
 from spillway.decide.snapshot import (
     Budget,
+    Demand,
     Deployment,
     ProviderOption,
     Settings,
@@ -58,7 +59,7 @@ def take(
             for r in sorted(resolved, key=lambda r: r.moe.key)
         ),
         pools=tuple(observed_pool(p, objects) for _, p in sorted(pools.items())),
-        budgets=budgets(money),
+        budgets=budgets(money, policies),
         settings=settings,
     )
 
@@ -74,6 +75,7 @@ def deployment(
 ) -> Deployment:
     moe, spec = resolved.moe, resolved.moe.spec
     own_policies = money.policies.get(moe.metadata.namespace, ())
+    demand = traffic.of(moe.key) if traffic else None
     options = tuple(option(moe, t.name, t.model, providers, money, health) for t in spec.spill.providers)
     return Deployment(
         namespace=moe.metadata.namespace,
@@ -82,6 +84,8 @@ def deployment(
         max_replicas=spec.max_replicas,
         pinned_replicas=spec.replicas,
         queue_seconds=float(spec.slo.queue_seconds),
+        first_token_seconds=spec.slo.time_to_first_token_seconds,
+        inter_token_seconds=spec.slo.inter_token_latency_seconds,
         variants=tuple(
             Variant(
                 name=v.name,
@@ -102,12 +106,12 @@ def deployment(
         ),
         asked=cluster.asked(moe, objects),
         replicas=cluster.replicas(moe, objects, traffic.load if traffic else {}),
-        demand=traffic.of(moe.key) if traffic else None,
+        demand=demand,
         rates=traffic.rates.get(moe.key, ()) if traffic else (),
         providers=options,
         policies=own_policies,
         lease_seconds=float(money.lease_seconds.get(moe.metadata.namespace, 15)),
-        usd_value_per_request=value_per_request(own_policies, policies, options),
+        usd_value_per_request=value_per_request(own_policies, policies, options, demand),
         rollout=spec.rollout.strategy,
         retired=cluster.retired(moe, {v.name for v in resolved.variants}, objects, resolved.pools),
         paused=moe.paused,
@@ -130,17 +134,22 @@ def floor_only(own_policies: Sequence[str], policies: Mapping[str, CostPolicy], 
 
 
 def value_per_request(
-    own_policies: Sequence[str], policies: Mapping[str, CostPolicy], options: Sequence[ProviderOption]
+    own_policies: Sequence[str],
+    policies: Mapping[str, CostPolicy],
+    options: Sequence[ProviderOption],
+    demand: Demand | None = None,
 ) -> float:
-    """What serving one request is worth: the smallest that a policy says, else ten times the dearest API price named,
-    else a cent, which is about ten times the list price of an open model's mean request."""
+    """What serving one request is worth: the smallest that a policy says, else ten times the dearest API price named
+    for a request of the present size, else a cent, which is about ten times the list price of an open model's mean
+    request."""
     known = [policies[name] for name in own_policies if name in policies]
     stated = [float(v) for policy in known if (v := policy.spec.value_per_request) is not None]
     if stated:
         return min(stated)
-    listed = [
-        o.usd_per_request(PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS) for o in options if o.usd_per_million_input > 0
-    ]
+    tokens = (PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS)
+    if demand is not None:
+        tokens = (demand.input_tokens_per_request, demand.output_tokens_per_request)
+    listed = [o.usd_per_request(*tokens) for o in options if o.usd_per_million_input > 0]
     return DEFAULT_VALUE_FACTOR * max(listed) if listed else 0.01
 
 
@@ -197,16 +206,14 @@ def option(
     )
 
 
-def budgets(money: Money) -> tuple[Budget, ...]:
-    """Budgets that can stop spill. One whose rest does not carry a single request more counts as spent."""
+def budgets(money: Money, policies: Mapping[str, CostPolicy]) -> tuple[Budget, ...]:
+    """All budgets. One whose rest does not carry a single request more counts as spent."""
     stopped = {
         name for pair, (code, _) in money.stops.items() if code in SPENT for name in money.policies[pair.namespace]
     }
     found = []
     for name, statements in money.statements.items():
         for status in statements:
-            if status.scope == "GPU":
-                continue
             granted = money.grants.get((name, status.name))
             spent = status.exhausted or (granted is not None and granted.max_burn_usd_per_hour == 0 and name in stopped)
             found.append(
@@ -216,6 +223,10 @@ def budgets(money: Money) -> tuple[Budget, ...]:
                     amount=status.amount,
                     remaining=Decimal(0) if spent else status.remaining,
                     resets_at=status.resets_at.timestamp(),
+                    stops_spill=status.scope != "GPU",
+                    scope=status.scope,
+                    starts_at=status.period_start.timestamp(),
+                    paced=name in policies and policies[name].spec.pacing == "Even",
                 )
             )
     return tuple(found)

@@ -78,7 +78,7 @@ class Fleet:
         self._stop_usd = 0.0
         self._rent = 0.0
         self._billed = 0
-        # What a replica of another variant does of the first one's work, by bin; where nothing arrives: at the mean mix.
+        # What a replica of another variant does of the first one's work, by bin; at the mean mix where nothing arrives.
         self._units = {v.name: _ratio(self.work, _work(v, traffic)) for v in spec.variants[1:]}
         total = max(float(self.work.sum()), 1e-12)
         self._mean_per_unit = (

@@ -100,15 +100,15 @@ class SpillwayPilot:
                 b.name,
                 b.name,
                 Decimal(str(b.usd)),
-                Decimal(str(left_usd[b.name])),
-                self._resets_at(b.period_seconds, cluster.seconds),
+                Decimal(str(max(left_usd[b.name], 0.0))),
+                starts_at=(starts_at := world.begin + cluster.seconds // b.period_seconds * b.period_seconds),
+                resets_at=starts_at + b.period_seconds,
+                scope=b.scope,
+                paced=b.paced,
             )
             for b in world.budgets
         )
         return Snapshot(world.begin + cluster.seconds, tuple(deployments), pools, budgets, world.settings)
-
-    def _resets_at(self, period_seconds: float, seconds: float) -> float:
-        return self._world.begin + (seconds // period_seconds + 1) * period_seconds
 
     def _demand(self, fleet: Fleet, now: int) -> Demand | None:
         """Means over the window that ended when the newest metrics were taken."""

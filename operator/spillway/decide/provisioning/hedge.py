@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spillway.decide.provisioning.evidence import Evidence, Floats, layer_loads, resampled
+from spillway.decide.provisioning.lcp import ALMOST, NOTHING_USD
 
 HALF_LIVES_SECONDS = np.array([90.0, 180.0, 360.0, 720.0, 1500.0, 5400.0])  # of the loads' EWMAs
 ETA = 300.0  # how sharply weights follow costs; costs are in days of the mean expert's cost
@@ -177,8 +178,8 @@ def _decide(fleets: _Fleets, evidence: Evidence, size: int, kappa: float) -> Non
     score = kappa * (WEIGHTS @ fleets.ewma) / evidence.shares(size)
     mine = on[LEAKY:]
     fleets.regrets = np.clip(fleets.regrets, 0.0, np.where(mine, MU * beta, beta))
-    start = np.vstack([score > UP, fleets.regrets >= LAMBDA * beta * (1 - 1e-6)]) | on
-    keep = np.vstack([score >= DOWN, fleets.regrets > 1e-9]) & on
+    start = np.vstack([score > UP, fleets.regrets >= LAMBDA * beta * ALMOST]) | on
+    keep = np.vstack([score >= DOWN, fleets.regrets > NOTHING_USD]) & on
     if kappa <= 1:
         start = on
     up = np.argmin(np.pad(start, ((0, 0), (0, 1))), axis=1)  # the first layer that is neither on nor wanted

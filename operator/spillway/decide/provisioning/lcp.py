@@ -14,6 +14,8 @@ import numpy as np
 
 from spillway.decide.provisioning.evidence import Evidence, Floats, layer_loads, padded, resampled, trimmed
 
+NOTHING_USD, ALMOST = 1e-9, 1 - 1e-6  # so that rounding delays no switch by a tick
+
 
 @dataclass(frozen=True, slots=True)
 class LcpState:
@@ -29,7 +31,7 @@ def advance(state: LcpState | None, evidence: Evidence) -> LcpState:
     regrets = adopted(before.on, padded(before.regrets_usd, size), evidence)
     regrets = np.clip(regrets + gains(evidence, size), 0.0, evidence.start_usd)
     layer = np.arange(size)
-    on = np.where(layer < evidence.on, regrets > 0.0, regrets >= evidence.start_usd)
+    on = np.where(layer < evidence.on, regrets > NOTHING_USD, regrets >= evidence.start_usd * ALMOST)
     count = int(on.sum())
     return LcpState(count if evidence.may_stop else max(count, evidence.on), trimmed(regrets))
 

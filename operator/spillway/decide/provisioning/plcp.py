@@ -7,7 +7,7 @@ of the regret that one without it needs; a stop that it does not advise needs re
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from spillway.decide.provisioning import forecast
 from spillway.decide.provisioning.evidence import Evidence, Floats, padded, resampled, trimmed
 from spillway.decide.provisioning.forecast import HORIZON, STEP_SECONDS, History
-from spillway.decide.provisioning.lcp import adopted, gains
+from spillway.decide.provisioning.lcp import ALMOST, NOTHING_USD, adopted, gains
 
 LAMBDA = 0.5  # of beta: the regret that a start needs if the forecast advises it
 ADVICE_SECONDS = 120.0  # between two forecasts
@@ -28,7 +28,7 @@ SHAPE = (np.arange(5) + 0.5) / 5  # quantiles that stand for the demand within a
 class PlcpState:
     on: int = 0
     regrets_usd: tuple[float, ...] = ()  # by layer, -beta..beta
-    history: History = History()
+    history: History = field(default_factory=History)
     recent: tuple[tuple[float, float], ...] = ()  # time and demand of the last hour's ticks
     advised_at: float = 0.0
     starts: tuple[bool, ...] = ()  # by layer: start now
@@ -47,11 +47,11 @@ def advance(state: PlcpState | None, evidence: Evidence) -> PlcpState:
     regrets = adopted(before.on, padded(before.regrets_usd, size), evidence) + gains(evidence, size)
     regrets = np.clip(regrets, np.where(layer < evidence.on, -beta, 0.0), beta)
     count = evidence.on
-    while count < size and regrets[count] >= beta * (LAMBDA if _of(before.starts, count) else 1.0) * (1 - 1e-6):
+    while count < size and regrets[count] >= beta * (LAMBDA if _of(before.starts, count) else 1.0) * ALMOST:
         regrets[count] = beta
         count += 1
     if count == evidence.on and evidence.may_stop:
-        while count > 0 and regrets[count - 1] <= (-beta * (1 - 1e-6) if _of(before.keeps, count - 1) else 1e-9):
+        while count > 0 and regrets[count - 1] <= (-beta * ALMOST if _of(before.keeps, count - 1) else NOTHING_USD):
             count -= 1
             regrets[count] = 0.0
     return replace(before, on=count, regrets_usd=trimmed(regrets))
