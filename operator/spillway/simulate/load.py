@@ -121,5 +121,6 @@ def _requests_due(requests: Floats, inputs: Floats, outputs: Floats, economics: 
 
 def _everywhere(requests: Floats, work: Floats) -> Floats:
     """`requests`, and where work came without any, as rates of different series may have it, those of mean work."""
-    orphan = (work > 0) & (requests <= 0)
-    return np.where(orphan, work * (requests.sum() / work[~orphan].sum() if requests.any() else 1.0), requests)
+    per_work = requests.sum() / work.sum() if requests.any() else 1.0
+    filled: Floats = np.where((work > 0) & (requests <= 0), work * per_work, requests)
+    return filled
