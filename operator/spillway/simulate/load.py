@@ -116,7 +116,8 @@ def _requests_due(requests: Floats, inputs: Floats, outputs: Floats, economics: 
     """Requests by where their work falls due: the share of prefill on arrival, that of decode over the residence."""
     total = _seconds(inputs, outputs, economics)
     decode = np.divide(outputs / economics.decode_tokens_per_second, total, out=np.zeros_like(total), where=total > 0)
-    return requests * (1 - decode) + _spread(requests * decode, residence)
+    due: Floats = requests * (1 - decode) + _spread(requests * decode, residence)
+    return due
 
 
 def _everywhere(requests: Floats, work: Floats) -> Floats:
