@@ -14,6 +14,7 @@ import typer
 from pydantic import ValidationError
 
 from spillway.cli import catalog
+from spillway.cli.simulate import simulate
 
 app = typer.Typer(
     name="spillway",
@@ -24,6 +25,7 @@ app = typer.Typer(
     "Also installed as `kubectl spillway`.",
 )
 app.add_typer(catalog.app, name="catalog")
+app.command()(simulate)
 
 ENV = "SPILLWAY_"
 LOG_LEVELS = ("debug", "info", "warning", "error")

@@ -1,67 +1,195 @@
-"""`spillway simulate`: what a week of traffic would cost, and what else it could have cost."""
+"""The command `spillway simulate`: its options. What it does is in `simulation`, which takes a second to import."""
 
 from __future__ import annotations
 
-import json
 import re
-import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+import typer
 
-from spillway.simulate import presets
-from spillway.simulate.bounds import lower_bound
-from spillway.simulate.economics import BIN_SECONDS, Economics
-from spillway.simulate.load import scale
-from spillway.simulate.single import Controls, Trouble
-from spillway.simulate.study import HINDSIGHT, SPILLWAY, Case, Run, document, known, run, run_all
-from spillway.simulate.synthetic import Synthetic, generate
-from spillway.simulate.traces import Trace, read
-from spillway.simulate.world import Faults
-
-COMPARED = ("hpa-tuned", "hpa", "keda", "kpa", "apa", "dynamo", "wva", "fixed-best", "all-external", "clairvoyant")
-WORKERS = 2
+# As in `simulate.study` and `simulate.presets`; a test compares.
+POLICIES = (
+    "spillway, lcp, plcp, hex, hpa, keda, kpa, apa, apa-documented, dynamo, wva, wva-v2, kubeai, skyserve, "
+    "all-external; "
+    "in hindsight hpa-tuned, fixed-best, fixed-p99.9, clairvoyant; fixed-N"
+)
+PRESETS = "glm-5, A, B, C"
+Window = tuple[float, float]
 
 
-class Seconds(click.ParamType):
-    """A duration: `600`, `600s`, `10m`, `1h30m`."""
-
-    name = "duration"
-    _PART = re.compile(r"(\d+(?:\.\d+)?)(h|m|s)")
-    _FACTOR = {"h": 3600.0, "m": 60.0, "s": 1.0}
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float | int):
-            return float(value)
-        text = str(value).strip()
-        if re.fullmatch(r"\d+(\.\d+)?", text):
-            return float(text)
-        parts = self._PART.findall(text)
-        if not parts or "".join(number + unit for number, unit in parts) != text:
-            self.fail(f"{text!r} is no duration: write 600, 600s, 10m or 1h30m", param, ctx)
-        return sum(float(number) * self._FACTOR[unit] for number, unit in parts)
+PART = re.compile(r"(\d+(?:\.\d+)?)(h|m|s)")
+SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
-class Windows(click.ParamType):
-    """Times from the begin: `6h-7h,30h-31h30m`."""
+def seconds(text: object) -> float:
+    """Of a duration: `600`, `600s`, `10m`, `1h30m`."""
+    written = str(text).strip()
+    if re.fullmatch(r"\d+(\.\d+)?", written):
+        return float(written)
+    parts = PART.findall(written)
+    if not parts or "".join(number + unit for number, unit in parts) != written:
+        raise typer.BadParameter(f"{written!r} is no duration: write 600, 600s, 10m or 1h30m")
+    return sum(float(number) * SECONDS[unit] for number, unit in parts)
 
-    name = "windows"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[tuple[float, float], ...]:
-        if isinstance(value, tuple):
-            return value
-        found = []
-        for part in str(value).split(","):
-            begin, dash, end = part.partition("-")
-            if not dash:
-                self.fail(f"{part!r} is no window: write FROM-TO, such as 6h-7h30m", param, ctx)
-            window = (Seconds().convert(begin, param, ctx), Seconds().convert(end, param, ctx))
-            if window[0] >= window[1]:
-                self.fail(f"{part!r} ends before it begins", param, ctx)
-            found.append(window)
-        return tuple(found)
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Times from the begin of the trace, in seconds."""
+
+    spans: tuple[Window, ...] = ()
+
+    def __str__(self) -> str:
+        return ",".join(f"{begin:g}-{end:g}" for begin, end in self.spans)
+
+
+def windows(text: object) -> Windows:
+    """Of `6h-7h,30h-31h30m`."""
+    found = []
+    for part in filter(None, str(text).split(",")):
+        begin, dash, end = part.partition("-")
+        if not dash:
+            raise typer.BadParameter(f"{part!r} is no window: write FROM-TO, such as 6h-7h30m")
+        if seconds(begin) >= seconds(end):
+            raise typer.BadParameter(f"{part!r} ends before it begins")
+        found.append((seconds(begin), seconds(end)))
+    return Windows(tuple(found))
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """The options, as they were given; None where the default depends on others."""
+
+    trace: Path | None
+    fleet: float | None
+    seed: int
+    policy: str
+    prices: str
+    price_replica: float | None
+    price_in: float | None
+    price_out: float | None
+    value: float | None
+    prefill: float | None
+    decode: float | None
+    delay: float | None
+    min_billing: float | None
+    drain: float | None
+    slo_queue: float | None
+    tick: float
+    metrics_window: float
+    delay_cv: float
+    start_failures: float
+    stock_out: Windows
+    outage: Windows
+    quota: float
+    capacity_error: float
+    metrics_delay: float
+    metrics_lost: Windows
+    compare: bool | None
+    json_out: Path | None
+    report: Path | None
+
+
+def option(text: str, group: str, *names: str, **more: object) -> typer.models.OptionInfo:
+    made: typer.models.OptionInfo = typer.Option(*names, help=text, rich_help_panel=group, **more)  # type: ignore[arg-type]
+    return made
+
+
+DEMAND, PRICES, PHYSICS, TROUBLE, OUTPUT = "Demand", "Prices", "Replicas", "What goes wrong", "Output"
+
+
+def simulate(
+    trace: Annotated[
+        Path | None,
+        option(
+            "Requests: 10 s bins (t,n,tin,tout), Azure 2023 or 2024, BurstGPT (CSV) or Mooncake (JSON lines), plain or "
+            "gzipped. Default: a synthetic week of chat.",
+            DEMAND,
+        ),
+    ] = None,
+    fleet: Annotated[
+        float | None,
+        option("Scale the demand to so many replicas on average. Default: as it is.", DEMAND, min=1e-3, max=1e4),
+    ] = None,
+    seed: Annotated[int, option("Of all randomness; equal seeds give equal runs.", DEMAND, min=0)] = 0,
+    policy: Annotated[str, option(f"Who decides: {POLICIES}.", DEMAND)] = "spillway",
+    prices: Annotated[
+        str, option(f"Prices and speeds to start from: {PRESETS}. What follows replaces parts.", PRICES)
+    ] = "glm-5",
+    price_replica: Annotated[float | None, option("$ per replica and hour.", PRICES, min=1e-6)] = None,
+    price_in: Annotated[float | None, option("$ per million input tokens outside.", PRICES, min=0)] = None,
+    price_out: Annotated[float | None, option("$ per million output tokens outside.", PRICES, min=0)] = None,
+    value: Annotated[
+        float | None,
+        option("$ that serving a request is worth. Default: a hundred times what it costs outside.", PRICES, min=0),
+    ] = None,
+    prefill: Annotated[float | None, option("Input tokens per second of one replica.", PHYSICS, min=1e-3)] = None,
+    decode: Annotated[float | None, option("Output tokens per second of one replica.", PHYSICS, min=1e-3)] = None,
+    delay: Annotated[float | None, option("Cold start.", PHYSICS, parser=seconds, metavar="DURATION")] = None,
+    min_billing: Annotated[
+        float | None, option("Billed life of a replica, at least.", PHYSICS, parser=seconds, metavar="DURATION")
+    ] = None,
+    drain: Annotated[
+        float | None, option("Billed after a replica is stopped.", PHYSICS, parser=seconds, metavar="DURATION")
+    ] = None,
+    slo_queue: Annotated[
+        float | None,
+        option("How long work may wait for a replica before it spills.", PHYSICS, parser=seconds, metavar="DURATION"),
+    ] = None,
+    tick: Annotated[float, option("Between two decisions.", PHYSICS, parser=seconds, metavar="DURATION")] = 10.0,
+    metrics_window: Annotated[
+        float, option("Demand is seen as its mean over so long.", PHYSICS, parser=seconds, metavar="DURATION")
+    ] = 30.0,
+    delay_cv: Annotated[
+        float, option("Coefficient of variation of cold starts (lognormal).", TROUBLE, min=0, max=10)
+    ] = 0.0,
+    start_failures: Annotated[
+        float, option("Share of starts that fail and begin again.", TROUBLE, min=0, max=0.95)
+    ] = 0.0,
+    stock_out: Annotated[
+        Windows,
+        option("When the pool gives no GPU: FROM-TO,… such as 30h-33h.", TROUBLE, parser=windows, metavar="FROM-TO,…"),
+    ] = Windows(),
+    outage: Annotated[
+        Windows,
+        option("When the provider answers nothing.", TROUBLE, parser=windows, metavar="FROM-TO,…"),
+    ] = Windows(),
+    quota: Annotated[
+        float, option("Requests per minute that the provider takes.", TROUBLE, min=0, show_default="no limit")
+    ] = float("inf"),
+    capacity_error: Annotated[
+        float,
+        option("Share of its work that a replica does not do, though Spillway believes so.", TROUBLE, min=-3, max=0.9),
+    ] = 0.0,
+    metrics_delay: Annotated[
+        float, option("Age of the newest metrics.", TROUBLE, parser=seconds, metavar="DURATION")
+    ] = 0.0,
+    metrics_lost: Annotated[
+        Windows,
+        option("When no metrics come.", TROUBLE, parser=windows, metavar="FROM-TO,…"),
+    ] = Windows(),
+    compare: Annotated[
+        bool | None,
+        option(
+            "Play other scalers' rules and hindsight on the same demand, too. Default: yes, but not with --json.",
+            OUTPUT,
+        ),
+    ] = None,
+    json_out: Annotated[
+        Path | None, option("Write the run bin by bin as JSON; - is standard output.", OUTPUT, "--json", metavar="FILE")
+    ] = None,
+    report: Annotated[Path | None, option("Write a page with plots.", OUTPUT, metavar="FILE.html")] = None,
+) -> None:
+    """Tell what traffic would cost with Spillway, beside what it would cost otherwise.
+
+    A virtual cluster is steered by the code that the operator runs. Without options: a synthetic week of chat with
+    GLM-5 on B200, in about two minutes.
+
+    Examples: `spillway simulate` · `spillway simulate --trace requests.csv.gz --fleet 8 --prices C --delay 10m` ·
+    `spillway simulate --delay 5m --outage 60h-62h --report week.html`
+    """
+    from spillway.cli.simulation import main
+
+    wish = Wish(**{name: given for name, given in locals().items() if name in Wish.__dataclass_fields__})
+    raise typer.Exit(main(wish))

@@ -66,9 +66,7 @@ def run(case: Case, policy: str, progress: Callable[[int], None] | None = None) 
     known(policy)
     if policy in RULES or policy == SPILLWAY:
         rule = DEFAULT_RULE if policy == SPILLWAY else policy
-        world = single.world(
-            case.load, case.economics, case.seed, case.trouble, replace(case.controls, rule=rule)
-        )
+        world = single.world(case.load, case.economics, case.seed, case.trouble, replace(case.controls, rule=rule))
         pilot = SpillwayPilot(world)
         ledger = play(world, pilot, progress)[KEY]
         return Run(policy, score(ledger, case.load.score_from), ledger, tuple(pilot.told))
@@ -108,7 +106,14 @@ def _clairvoyant(case: Case) -> Run:
     replicas = [*before, *schedule.replicas.tolist()]
     spilled = [*map(float, before), *schedule.spilled.tolist()]
     rent = case.economics.usd_per_replica_bin
-    starts = [max(0, b - a) for a, b in zip([replicas[schedule.first_bin], *replicas[schedule.first_bin :]], replicas[schedule.first_bin :], strict=False)]
+    starts = [
+        max(0, b - a)
+        for a, b in zip(
+            [replicas[schedule.first_bin], *replicas[schedule.first_bin :]],
+            replicas[schedule.first_bin :],
+            strict=False,
+        )
+    ]
     ledger = Ledger(
         asked=replicas,
         ready=replicas,
@@ -123,9 +128,7 @@ def _clairvoyant(case: Case) -> Run:
     return Run("clairvoyant", score(ledger, case.load.score_from), ledger)
 
 
-def run_all(
-    jobs: Iterable[tuple[str, Case, str]], workers: int, on_done: Callable[[str, Run], None]
-) -> dict[str, Run]:
+def run_all(jobs: Iterable[tuple[str, Case, str]], workers: int, on_done: Callable[[str, Run], None]) -> dict[str, Run]:
     """Runs by job name, in processes of their own, each (name, case, policy). `on_done` hears of each as it ends."""
     queue = list(jobs)
     if workers <= 1 or len(queue) == 1:

@@ -1,0 +1,184 @@
+"""What `spillway simulate` does: play what is asked for, and tell what it cost."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from spillway.cli.simulate import Wish
+from spillway.simulate.bounds import lower_bound
+from spillway.simulate.economics import BIN_SECONDS
+from spillway.simulate.load import scale
+from spillway.simulate.presets import PRESETS
+from spillway.simulate.single import Controls, Trouble
+from spillway.simulate.study import HINDSIGHT, Case, Run, UnknownPolicy, document, known, run_all
+from spillway.simulate.synthetic import Synthetic, generate
+from spillway.simulate.traces import BadTrace, read
+from spillway.simulate.world import Faults
+
+COMPARED = ("hpa-tuned", "hpa", "keda", "kpa", "apa", "dynamo", "wva", "fixed-best", "all-external", "clairvoyant")
+WORKERS = 2
+STDOUT = Path("-")
+
+
+def main(wish: Wish) -> int:
+    """Play and print; the exit status."""
+    try:
+        case = case_of(wish)
+    except (BadTrace, UnknownPolicy) as error:
+        Console(stderr=True, highlight=False, markup=False).print(f"spillway simulate: {error}", soft_wrap=True)
+        return 2
+    compared = wish.compare if wish.compare is not None else wish.json_out is None
+    width = None if sys.stdout.isatty() else 140
+    console = Console(highlight=False, stderr=wish.json_out == STDOUT, width=width)
+    console.print(heading(case))
+    found = play(case, wish.policy, compared, compared or wish.report is not None)
+    console.print(table(found, wish.policy))
+    for line in notes(found, case, wish.policy):
+        console.print(line, soft_wrap=True)
+    if wish.json_out is not None:
+        text = json.dumps(document(case, found.runs[wish.policy], found.lower_bound_usd))
+        if wish.json_out == STDOUT:
+            sys.stdout.write(text + "\n")
+        else:
+            wish.json_out.write_text(text)
+            console.print(f"Bin by bin: {wish.json_out}")
+    return 0
+
+
+def case_of(wish: Wish) -> Case:
+    """The load and the numbers that are asked for. Raises BadTrace and UnknownPolicy."""
+    known(wish.policy)
+    if wish.prices not in PRESETS:
+        raise UnknownPolicy(f"no --prices {wish.prices!r}: there are {', '.join(PRESETS)}")
+    given = {
+        "usd_per_replica_hour": wish.price_replica,
+        "usd_per_million_input": wish.price_in,
+        "usd_per_million_output": wish.price_out,
+        "prefill_tokens_per_second": wish.prefill,
+        "decode_tokens_per_second": wish.decode,
+        "delay_seconds": wish.delay,
+        "minimum_billing_seconds": wish.min_billing,
+        "drain_seconds": wish.drain,
+        "queue_seconds": wish.slo_queue,
+    }
+    economics = replace(PRESETS[wish.prices](), **{name: value for name, value in given.items() if value is not None})
+    demand = read(wish.trace, keep_arrivals=False) if wish.trace else generate(Synthetic(), wish.seed)
+    faults = Faults(wish.delay_cv, wish.start_failures, wish.metrics_delay, wish.metrics_lost.spans)
+    return Case(
+        scale(demand, economics, wish.fleet, wish.seed),
+        economics,
+        wish.seed,
+        Trouble(faults, wish.stock_out.spans, wish.outage.spans, wish.quota, wish.capacity_error),
+        Controls(wish.tick, wish.metrics_window, usd_value_per_request=wish.value),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was played: runs by policy, the bound, and the cost with a cold start of half as long."""
+
+    runs: dict[str, Run]
+    lower_bound_usd: float
+    halved: Run | None = None
+
+
+HALVED = "cold start halved"
+
+
+def play(case: Case, policy: str, compared: bool, halve: bool) -> Found:
+    """All runs that are asked for, with a bar."""
+    names = [policy, *(p for p in COMPARED if compared and p != policy)]
+    jobs = [(name, case, name) for name in names]
+    if halve and policy not in HINDSIGHT:
+        shorter = replace(case.economics, delay_seconds=case.economics.delay_seconds / 2)
+        jobs.insert(1, (HALVED, replace(case, economics=shorter), policy))
+    with Progress(
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("lower bound", total=len(jobs) + 1)
+        bound = lower_bound(case.load, case.economics, workers=WORKERS)
+        bar.update(task, advance=1, description=f"{policy} and {len(jobs) - 1} others" if len(jobs) > 1 else policy)
+        runs = run_all(jobs, WORKERS, lambda name, _: bar.update(task, advance=1, description=f"{name} is done"))
+    halved = runs.pop(HALVED, None)
+    return Found(runs, bound, halved)
+
+
+def heading(case: Case) -> str:
+    """The case in two lines."""
+    load, economics = case.load, case.economics
+    days = len(load) * BIN_SECONDS / 86_400
+    external = float((load.spill_usd * load.work).sum()) / float(load.work.sum()) * 3600 / BIN_SECONDS
+    scored = load.score_from * BIN_SECONDS / 3600
+    return (
+        f"{load.name}: {days:.1f} days, {float(load.work.mean()):.1f} replicas of work on average, "
+        f"{float(load.work.max()):.1f} at most; counted after {scored:.0f} h.\n"
+        f"A replica costs ${economics.usd_per_replica_hour:.2f}/h and starts in {economics.delay_seconds:.0f} s; "
+        f"its work costs ${external:.2f}/h outside ({external / economics.usd_per_replica_hour:.1f} times)."
+    )
+
+
+def table(found: Found, policy: str) -> Table:
+    """Cost of each run, the cheapest first; those that know the future are marked."""
+    made = Table(box=None, pad_edge=False)
+    headings = (
+        "POLICY",
+        "COST",
+        "× BOUND",
+        f"VS {policy.upper()}",
+        "GPUS",
+        "OUTSIDE",
+        "IN TIME",
+        "STARTS/DAY",
+        "REPLICAS",
+        "SPILLED",
+    )
+    for text in headings:
+        made.add_column(text, justify="left" if text == "POLICY" else "right", no_wrap=True)
+    mine = found.runs[policy].score.usd
+    for run in sorted(found.runs.values(), key=lambda r: r.score.usd):
+        one = run.score
+        made.add_row(
+            f"{run.policy}{'*' if run.policy in HINDSIGHT else ''}",
+            f"${one.usd:,.0f}",
+            f"{one.usd / found.lower_bound_usd:.3f}" if found.lower_bound_usd > 0 else "-",
+            "" if run.policy == policy else f"{one.usd / mine - 1:+.1%}" if mine > 0 else "-",
+            f"${one.gpu_usd:,.0f}",
+            f"${one.external_usd:,.0f}",
+            f"{one.slo:.2%}",
+            f"{one.starts_per_day:.1f}",
+            f"{one.mean_replicas:.1f}",
+            f"{one.spill_share:.1%}",
+            style="bold" if run.policy == policy else None,
+        )
+    made.add_row("lower bound*", f"${found.lower_bound_usd:,.0f}", "1.000", style="dim")
+    made.caption = "* knows the whole trace beforehand"
+    made.caption_justify = "left"
+    return made
+
+
+def notes(found: Found, case: Case, policy: str) -> list[str]:
+    """What is worth saying beside the table."""
+    mine, said = found.runs[policy].score, []
+    if found.halved is not None and mine.usd > 0:
+        saved, whole = mine.usd - found.halved.score.usd, case.economics.delay_seconds
+        said.append(
+            f"A cold start of {whole / 2:.0f} s instead of {whole:.0f} s would {'save' if saved >= 0 else 'cost'} "
+            f"${abs(saved):,.0f} ({abs(saved) / mine.usd:.1%})."
+        )
+    if mine.slo < 0.99:
+        said.append(
+            f"Only {mine.slo:.2%} of the work was served in time: replicas and providers could not take the rest."
+        )
+    return said
