@@ -52,14 +52,18 @@ class Trace:
         return sum(each.requests for each in self.bins)
 
 
+def recorded_in() -> Path:
+    """The directory of recorded traces."""
+    setting = os.environ.get(DIRECTORY_SETTING)
+    return Path(setting) if setting else DEFAULT_DIRECTORY
+
+
 def load(name: str, *, directory: Path | None = None, seed: int = 0) -> Trace:
     """The recorded trace `name`, or a generated stand-in when its file is absent.
 
     `directory` defaults to $SPILLWAY_TRACES. Raises ValueError when the file is there but not readable as a trace.
     """
-    setting = os.environ.get(DIRECTORY_SETTING)
-    folder = directory or (Path(setting) if setting else DEFAULT_DIRECTORY)
-    path = folder / f"{name}.csv.gz"
+    path = (directory or recorded_in()) / f"{name}.csv.gz"
     if not path.is_file():
         return generate(name, seed=seed)
     with gzip.open(path, "rt", newline="") as file:

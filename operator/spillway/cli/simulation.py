@@ -22,7 +22,18 @@ from spillway.simulate.synthetic import Synthetic, generate
 from spillway.simulate.traces import BadTrace, read
 from spillway.simulate.world import Faults
 
-COMPARED = ("hpa-tuned", "hpa", "keda", "kpa", "apa", "dynamo", "wva", "fixed-best", "all-external", "clairvoyant")
+COMPARED = (
+    "hpa-tuned",
+    "hpa",
+    "keda",
+    "kpa",
+    "apa-documented",
+    "dynamo",
+    "wva",
+    "fixed-best",
+    "all-external",
+    "clairvoyant",
+)
 WORKERS = 2
 STDOUT = Path("-")
 

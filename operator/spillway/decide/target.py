@@ -74,7 +74,7 @@ def target(
             work = demand.requests_per_second * per_request
             count = memory.layers_on
             memory = note_crossing(memory, units_before, work, snapshot.time)
-    offers = choices(snapshot, deployment, memory, units, open_pools)
+    offers = choices(snapshot, deployment, memory, units, open_pools, off_usd_per_hour, floor)
     need = placement.Need(deployment.key, float(count), floor, ceiling, offers, off_usd_per_hour)
     return Target(replace(memory, reference=reference.name), need, reference, rates, work, stale, units_before)
 
@@ -187,8 +187,13 @@ def choices(
     memory: DeploymentMemory,
     units: Mapping[str, float],
     open_pools: frozenset[str],
+    off_usd_per_hour: float,
+    floor: int,
 ) -> tuple[placement.Choice, ...]:
+    """What may cover the need. A variant whose work costs less elsewhere is only taken for the floor; its replicas
+    that run stay until something else serves."""
     found = []
+    below_floor = max(0, floor - sum(r.phase in (Phase.STARTING, Phase.READY) for r in deployment.replicas))
     inherited = retired_gpus(deployment)
     for variant in deployment.variants:
         pool = snapshot.pool(variant.pool)
@@ -201,6 +206,9 @@ def choices(
         placed += inherited.pop(variant.pool, 0) // variant.gpus_per_replica
         start_usd = variant.usd_per_hour / 3600 * cold_start_seconds(memory, variant)
         is_open = variant.pool in open_pools
+        room = slots(pool, variant, deployment.namespace) if is_open else 0
+        if variant.usd_per_hour > units[variant.name] * off_usd_per_hour:
+            is_open, room = False, min(room, below_floor)
         found.append(
             placement.Choice(
                 variant=variant.name,
@@ -210,7 +218,7 @@ def choices(
                 usd_per_hour=variant.usd_per_hour,
                 start_usd=round(start_usd, 1),
                 placed=placed,
-                slots=slots(pool, variant, deployment.namespace) if is_open else 0,
+                slots=room,
                 open=is_open,
             )
         )

@@ -310,3 +310,18 @@ def test_what_serves_is_never_given_up_before_something_else_does(phases: list[t
         ready = world.ready(HOPPER.name) + world.ready(BLACKWELL.name)
         assert ready >= 1 or not served
         served = served or ready >= 1
+
+
+def test_a_variant_that_is_dearer_than_the_provider_is_not_started_for_want_of_a_cheaper_one() -> None:
+    # A unit of work costs $31/h outside, $16.80/h on Blackwell and $40/h on Hopper.
+    cheap = replace(ZAI, usd_per_million_input=0.6, usd_per_million_output=2.0)
+    world = World(
+        deployment=deployment(min_replicas=0, providers=(cheap,)), work=lambda _: 2.9, stock={"b200": 0, "h200": 32}
+    )
+    world.run(4 * 3600)
+    assert world.ready(HOPPER.name) == 0
+    floor = World(
+        deployment=deployment(min_replicas=1, providers=(cheap,)), work=lambda _: 2.9, stock={"b200": 0, "h200": 32}
+    )
+    floor.run(4 * 3600)
+    assert floor.ready(HOPPER.name) == 1, "the floor is kept at any price"

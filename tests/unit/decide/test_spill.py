@@ -59,7 +59,7 @@ def test_gate(replicas: tuple[Replica, ...], draining: tuple[str, ...], demand: 
 def test_pairs_keep_the_users_order_and_money_is_the_last_word() -> None:
     broke = replace(SECOND, affordable_in_flight=0)
     blocked = replace(ZAI, unavailable="MissingKey", unavailable_message="no key", affordable_in_flight=9)
-    plans = provider_plans(deployment(providers=(blocked, broke, ZAI)))
+    plans = provider_plans(snapshot(), deployment(providers=(blocked, broke, ZAI)))
     assert [(p.provider, p.permitted, p.cap, p.reason) for p in plans] == [
         ("zai", False, 0, "MissingKey"),
         ("deepinfra", False, 0, "BudgetSpent"),
@@ -71,7 +71,7 @@ def refused(
     providers: tuple[ProviderOption, ...], ready: bool, *budgets: Budget, start_seconds: float = 240.0
 ) -> Refusal:
     own: Deployment = deployment(providers=providers, replicas=(replica("a"),) if ready else ())
-    return refusal(snapshot(*budgets), own, provider_plans(own), start_seconds)
+    return refusal(snapshot(*budgets), own, provider_plans(snapshot(*budgets), own), start_seconds)
 
 
 @pytest.mark.parametrize(

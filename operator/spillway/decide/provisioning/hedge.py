@@ -182,7 +182,7 @@ def _decide(fleets: _Fleets, evidence: Evidence, size: int, kappa: float) -> Non
     keep = np.vstack([score >= DOWN, fleets.regrets > NOTHING_USD]) & on
     if kappa <= 1:
         start = on
-    up = np.argmin(np.pad(start, ((0, 0), (0, 1))), axis=1)  # the first layer that is neither on nor wanted
+    up = np.where(start.all(axis=1), size, np.argmin(start, axis=1))  # the first layer that is neither on nor wanted
     low = np.where(keep.any(axis=1), size - np.argmax(keep[:, ::-1], axis=1), 0)  # the last layer worth keeping
     may_stop = evidence.time - fleets.youngest >= max(evidence.minimum_seconds, evidence.delay_seconds)
     new = np.where(up > old, up, np.minimum(np.where(may_stop, low, old), old))
