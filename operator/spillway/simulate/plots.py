@@ -5,19 +5,21 @@ from __future__ import annotations
 import base64
 import zlib
 from datetime import UTC, datetime
+from html import escape
 from typing import Any
 
 import numpy as np
 
-from spillway.simulate.reported import PolicyCost, ReportData
+from spillway.simulate.reported import PolicyCost, ReportData, called
 from spillway.simulate.thinning import kept
 from spillway.simulate.traces import Floats
 
 # Okabe and Ito's colours: told apart with any kind of colour vision, and in grey by their order of lightness.
-BLUE, SKY, ORANGE, VERMILLION, PURPLE = "#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#CC79A7"
-INK, MUTED, GRID, PALE = "#1d2733", "#5b6773", "#e6eaee", "#cfe0ee"
+BLUE, ORANGE, PURPLE = "#0072B2", "#E69F00", "#CC79A7"
+INK, MUTED, GRID = "#1d2733", "#5b6773", "#e6eaee"
 FONT = "Inter, 'Segoe UI', 'Helvetica Neue', 'DejaVu Sans', Arial, sans-serif"
 BUCKETS = 1300  # pixels of a plot on a wide screen
+TOTAL = "total"
 LEVELS = 4095  # that values of the detail are rounded to: finer than a pixel
 CLIP = 2.6  # bars beyond this many times the subject's are cut off, so that the others can be told apart
 DAY_MS = 86_400_000.0
@@ -37,12 +39,12 @@ def epoch_ms(data: ReportData) -> float:
 def fleet(data: ReportData) -> Figure:
     """Demand against what is ready, what was asked for, and what was served here and outside."""
     lines = [
-        _line("ready", "ready replicas", fill=PALE, colour="#8fb4d3", width=0.8),
-        _line("total", "sent outside", fill=ORANGE, colour=ORANGE, width=0.5),
-        _line("served", "served by them", fill="#5d9ecb", colour=BLUE, width=0.5),
-        _line("asked", "asked for (ready or starting)", colour=MUTED, width=1.1, dash="2px,2px"),
-        _line("demand", "demand", colour=INK, width=1.0),
-        _line("spilled", "sent outside", fill=ORANGE, colour=ORANGE, width=0.8, axis="y2", legend=False),
+        _line("asked", "replicas asked for", rank=5, colour=MUTED, width=1.2, dash="2px,2px"),
+        _line("demand", "demand as it came", rank=3, colour="#8a97a3", width=0.8),
+        _line("ready", "replicas ready", rank=4, colour=INK, width=1.5),
+        _line(TOTAL, "demand sent outside", rank=2, fill=ORANGE, colour=ORANGE, width=1.0),
+        _line("served", "demand served by the replicas", rank=1, fill="#74acd2", colour="#74acd2", width=0.5),
+        _line("spilled", "outside", fill=ORANGE, colour=ORANGE, width=0.8, axis="y2"),
     ]
     series = _series(data)
     for line in lines:
@@ -66,6 +68,7 @@ def fleet(data: ReportData) -> Figure:
     }  # fmt: skip
     highest = max(float(np.quantile(series["asked"], 0.9999)), float(data.demand.max()), 1.0)
     layout["yaxis"] |= {"title": {"text": "Replicas’ worth of work"}, "domain": [0.24, 1], "range": [0, highest * 1.04]}
+    layout["yaxis"] |= {"fixedrange": True}
     layout["yaxis2"] = layout["yaxis"] | {"title": {"text": "outside"}, "domain": [0, 0.17], "nticks": 4}
     layout["yaxis2"] |= {"range": [0, max(float(data.spilled.max()) * 1.05, 1.0)]}
     layout["hovermode"] = "x unified"
@@ -83,8 +86,9 @@ def fleet(data: ReportData) -> Figure:
 
 
 def detail(data: ReportData) -> dict[str, Any]:
-    """Every bin of every series, for whoever zooms in: rounded to LEVELS steps, 16 bits each, deflated together."""
-    series = _series(data)
+    """Every bin of every series, for whoever zooms in: rounded to LEVELS steps, 16 bits each, deflated together. The
+    page adds up the total."""
+    series = {name: values for name, values in _series(data).items() if name != TOTAL}
     scales = {name: max(float(values.max()), 1e-9) / LEVELS for name, values in series.items()}
     rounded = [np.rint(values / scales[name]).astype("<u2") for name, values in series.items()]
     packed = zlib.compress(np.concatenate(rounded).tobytes(), 9)
@@ -97,13 +101,14 @@ def detail(data: ReportData) -> dict[str, Any]:
 
 
 def _series(data: ReportData) -> dict[str, Floats]:
+    total = np.where(data.spilled > 0, data.served + data.spilled, 0.0)  # drawn behind what was served
     return {
         "demand": data.demand,
         "asked": data.asked.astype(float),
         "ready": data.ready.astype(float),
         "served": data.served,
         "spilled": data.spilled,
-        "total": data.served + data.spilled,
+        TOTAL: total,
     }
 
 
@@ -115,20 +120,22 @@ def _line(
     fill: str | None = None,
     dash: str = "solid",
     axis: str = "y",
-    legend: bool = True,
+    rank: int = 0,
 ) -> Figure:
-    """`meta` tells the page which series to fetch more of."""
-    return {
-        "type": "scatter", "mode": "lines", "name": name, "meta": series, "yaxis": axis, "showlegend": legend,
+    """Later ones cover earlier ones; `rank` orders the legend, 0: not in it. `meta` tells the page which series to
+    fetch more of. What hovers over "total" would say less than "spilled" does."""
+    line: Figure = {
+        "type": "scatter", "mode": "lines", "name": name, "meta": series, "yaxis": axis,
+        "showlegend": rank > 0, "legendrank": rank,
         "line": {"color": colour, "width": width, "dash": dash, "shape": "hv"},
-        "hovertemplate": "%{y:.1f}", "hoverinfo": "skip" if series == "total" else "all",
-    } | ({"fill": "tozeroy", "fillcolor": fill} if fill else {}) | (
-        {"hovertemplate": None} if series == "total" else {}
-    )  # fmt: skip
+    }  # fmt: skip
+    line |= {"hoverinfo": "skip"} if series == TOTAL else {"hovertemplate": "%{y:.1f}"}
+    return line | ({"fill": "tozeroy", "fillcolor": fill} if fill else {})
 
 
 # ---- dollars ---------------------------------------------------------------------------------------------------------
 
+HATCH = {"fillmode": "overlay", "fgcolor": "white", "size": 6, "solidity": 0.2}
 PARTS = (
     ("GPUs, busy", "busy_usd", BLUE, ""),
     ("GPUs, idle", "idle_usd", "#b9cfe0", ""),
@@ -140,14 +147,14 @@ PARTS = (
 def costs(data: ReportData) -> Figure:
     """Where each policy's dollars go, the dearest below, beside the least that a clairvoyant pays."""
     ranked = sorted(data.policies, key=lambda p: -p.usd)
-    names = [_bold(p.name, p is data.policies[0]) for p in ranked] + ["lower bound"]
+    names = [_bold(_named(p.name), p is data.policies[0]) for p in ranked] + ["lower bound"]
     limit = max(data.policies[0].usd, data.lower_bound_usd) * CLIP
     most = min(max(p.usd for p in data.policies), limit)
     bars: list[Figure] = [
         {
             "type": "bar", "orientation": "h", "name": label, "y": names,
             "x": [round(getattr(p, attribute), 4) for p in ranked] + [None],
-            "marker": {"color": colour, "pattern": {"shape": pattern, "fgcolor": "white", "size": 5, "solidity": 0.25}},
+            "marker": {"color": colour, "pattern": HATCH | {"shape": pattern}},
             "hovertemplate": "$%{x:,.2f}<extra>" + label + "</extra>",
         }
         for label, attribute, colour, pattern in PARTS
@@ -197,13 +204,13 @@ def regret(data: ReportData) -> Figure:
         if name in data.regret_usd:
             bars.append(
                 {
-                    "type": "bar", "name": name, "marker": {"color": colour},
+                    "type": "bar", "name": _named(name), "marker": {"color": colour},
                     "x": [begin + day * DAY_MS for day in range(len(data.regret_usd[name]))],
                     "y": [round(float(usd), 4) for usd in data.regret_usd[name]],
                     "hovertemplate": "$%{y:,.2f}<extra>" + name + "</extra>",
                 }
             )  # fmt: skip
-    layout = _layout(330)
+    layout = _layout(max(300, 30 + 37 * len(data.policies)))  # as high as the table beside it
     layout |= {"barmode": "group", "bargap": 0.3, "bargroupgap": 0.06, "hovermode": "x unified"}
     form = "%a %-d %b" if data.began is not None else "day %-j"
     layout["xaxis"] |= {"type": "date", "tickformat": form, "hoverformat": form, "showgrid": False}
@@ -244,6 +251,11 @@ def _days(data: ReportData) -> Figure:
             {"dtickrange": [DAY_MS, None], "value": day},
         ],
     }
+
+
+def _named(policy: str) -> str:
+    """For plotly, which reads tags in a text as formatting and links."""
+    return escape(called(policy), quote=False)
 
 
 def _bold(text: str, is_bold: bool) -> str:

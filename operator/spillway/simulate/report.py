@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from spillway.simulate import plots
-from spillway.simulate.reported import DAY_SECONDS, PolicyCost, ReportData, ReportDecision
+from spillway.simulate.reported import DAY_SECONDS, PolicyCost, ReportData, ReportDecision, called
 
 __all__ = ["PolicyCost", "ReportData", "ReportDecision", "ReportPackagesMissing", "headline", "render", "write"]
 
 TEMPLATE = "report.html.j2"
 WEEK_DAYS = 7.0
-MOST_ROWS = 1500  # of decisions: more would make a file that is slow to open
+MOST_ROWS = 1000  # of decisions: more would make a file that is slow to open
 
 
 class ReportPackagesMissing(RuntimeError):
@@ -46,6 +46,7 @@ def render(data: ReportData) -> str:
     )
     environment.filters["dollars"] = dollars
     environment.filters["percent"] = percent
+    environment.filters["called"] = called
 
     def inlined(thing: object) -> Markup:  # JSON in a script element, which only "</" could end
         return Markup(json.dumps(thing, separators=(",", ":")).replace("<", "\\u003c"))
@@ -54,6 +55,7 @@ def render(data: ReportData) -> str:
         data=data,
         subject=data.policies[0],
         period=period(data.days),
+        half_start_saves=None if data.half_start_saves_usd is None else week_usd(data, data.half_start_saves_usd),
         headline=headline(data),
         ranked=sorted(data.policies, key=lambda p: p.usd),
         rows=[(moment(data, d.at_seconds), d) for d in data.decisions[-MOST_ROWS:]],
@@ -76,7 +78,7 @@ def headline(data: ReportData) -> list[str]:
     subject, rival = data.policies[0], data.compared
     said = [f"{period(data.days)} {'costs' if _one(data.days) else 'cost'} {dollars(subject.usd)}."]
     if rival is not None and subject.usd > 0:
-        said.append(f"{rival.name} would cost {dollars(rival.usd)} ({signed(rival.usd / subject.usd - 1)}).")
+        said.append(f"{called(rival.name)} would cost {dollars(rival.usd)} ({signed(rival.usd / subject.usd - 1)}).")
     if data.lower_bound_usd > 0:
         above = subject.usd / data.lower_bound_usd - 1
         said.append(
@@ -85,13 +87,14 @@ def headline(data: ReportData) -> list[str]:
         )
     said.append(f"{percent(subject.slo)} of the work was begun within {data.queue_seconds:g} s.")
     if data.half_start_saves_usd is not None:
-        week = data.half_start_saves_usd * WEEK_DAYS / data.days
-        said.append(
-            f"Halving the cold start would save {dollars(week)} a week."
-            if week > 0
-            else "Halving the cold start would save nothing."
-        )
+        saved = week_usd(data, data.half_start_saves_usd)
+        said.append(f"Halving the cold start would save {f'{dollars(saved)} a week' if saved > 0 else 'nothing'}.")
     return said
+
+
+def week_usd(data: ReportData, usd: float) -> float:
+    """Dollars of the bins that count, as of a week like them."""
+    return usd * WEEK_DAYS / data.days
 
 
 def period(days: float) -> str:

@@ -9,6 +9,31 @@ from datetime import datetime
 from spillway.simulate.traces import Floats
 
 DAY_SECONDS = 86400.0
+NAMES = {
+    "spillway": "Spillway",
+    "lcp": "LCP",
+    "plcp": "LCP with predictions",
+    "hpa": "HPA",
+    "hpa-tuned": "HPA, tuned in hindsight",
+    "keda": "KEDA",
+    "kpa": "Knative KPA",
+    "apa": "AIBrix APA",
+    "apa-documented": "AIBrix APA, as meant",
+    "dynamo": "Dynamo planner",
+    "wva": "llm-d WVA, V1",
+    "wva-v2": "llm-d WVA, V2",
+    "kubeai": "KubeAI",
+    "skyserve": "SkyServe",
+    "fixed-best": "Fixed, best in hindsight",
+    "fixed-p99.9": "Fixed, for 99.9 % of bins",
+    "all-external": "All external",
+    "clairvoyant": "Clairvoyant, whole replicas",
+}
+
+
+def called(name: str) -> str:
+    """A policy's name as people write it; an unknown one as it is."""
+    return NAMES.get(name, name)
 
 
 @dataclass(frozen=True, slots=True)
