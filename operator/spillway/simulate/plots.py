@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import zlib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html import escape
 from typing import Any
 
 import numpy as np
 
-from spillway.simulate.reported import PolicyCost, ReportData, called
+from spillway.simulate.reported import DAY_SECONDS, PolicyCost, ReportData, called
 from spillway.simulate.thinning import kept
 from spillway.simulate.traces import Floats
 
@@ -21,8 +21,9 @@ FONT = "Inter, 'Segoe UI', 'Helvetica Neue', 'DejaVu Sans', Arial, sans-serif"
 BUCKETS = 1300  # pixels of a plot on a wide screen
 TOTAL = "total"
 LEVELS = 4095  # that values of the detail are rounded to: finer than a pixel
+ROOM = 1.3  # of the cost axis, for the words beside the longest bar
 CLIP = 2.6  # bars beyond this many times the subject's are cut off, so that the others can be told apart
-DAY_MS = 86_400_000.0
+DAY_MS = DAY_SECONDS * 1000
 
 Figure = dict[str, Any]
 
@@ -72,12 +73,13 @@ def fleet(data: ReportData) -> Figure:
     layout["yaxis2"] = layout["yaxis"] | {"title": {"text": "outside"}, "domain": [0, 0.17], "nticks": 4}
     layout["yaxis2"] |= {"range": [0, max(float(data.spilled.max()) * 1.05, 1.0)]}
     layout["hovermode"] = "x unified"
+    counted = epoch_ms(data) + data.score_from * data.bin_seconds * 1000
     if data.score_from:
-        counted = epoch_ms(data) + data.score_from * data.bin_seconds * 1000
         layout["shapes"] = [
             {"type": "rect", "xref": "x", "yref": "paper", "x0": epoch_ms(data), "x1": counted, "y0": 0, "y1": 1,
              "fillcolor": "#f4f6f9", "opacity": 0.6, "line": {"width": 0}},
         ]  # fmt: skip
+    if data.score_from > 0.08 * len(data.demand):  # room for the words
         layout["annotations"] = [
             {"x": counted, "y": 1, "xref": "x", "yref": "paper", "xanchor": "right", "yanchor": "top",
              "showarrow": False, "text": "not counted ", "font": {"size": 11.5, "color": MUTED}},
@@ -168,7 +170,7 @@ def costs(data: ReportData) -> Figure:
     )  # fmt: skip
     layout = _layout(108 + 30 * len(names))
     layout |= {"barmode": "stack", "bargap": 0.32, "hovermode": "closest"}
-    layout["xaxis"] |= {"tickprefix": "$", "range": [0, most * 1.30], "nticks": 7, "tickformat": ",.0f"}
+    layout["xaxis"] |= {"tickprefix": "$", "range": [0, most * ROOM], "nticks": 7, "tickformat": ",.0f"}
     layout["yaxis"] |= {"type": "category", "ticksuffix": "  ", "showgrid": False, "automargin": True}
     layout["yaxis"].pop("rangemode")
     layout["margin"] |= {"l": 120}
@@ -184,40 +186,44 @@ def costs(data: ReportData) -> Figure:
 def _total(name: str, policy: PolicyCost, most: float, data: ReportData) -> Figure:
     times = f" · {policy.usd / data.lower_bound_usd:.2f}×" if data.lower_bound_usd > 0 else ""
     cut = policy.usd > most * 1.001
-    return _beside(name, min(policy.usd, most * 1.30 * 0.80 if cut else most), f"${policy.usd:,.0f}{times}", cut)
+    return _beside(name, most * ROOM if cut else policy.usd, f"${policy.usd:,.0f}{times}", cut)
 
 
 def _beside(name: str, x: float, text: str, cut: bool = False) -> Figure:
     return {
-        "x": x, "y": name, "xref": "x", "yref": "y", "xanchor": "left", "showarrow": False, "xshift": 6,
+        "x": x, "y": name, "xref": "x", "yref": "y", "showarrow": False,
+        "xanchor": "right" if cut else "left", "xshift": -6 if cut else 6,
         "text": f"{text} ▸" if cut else text, "font": {"size": 12.5, "color": INK},
     } | ({"bgcolor": "rgba(255,255,255,0.92)", "borderpad": 2} if cut else {})  # fmt: skip
 
 
 def regret(data: ReportData) -> Figure:
     """What each day cost above the least that a clairvoyant pays for it: the subject, and its rival beside it."""
-    begin = epoch_ms(data) + data.score_from * data.bin_seconds * 1000
-    colours = {data.policies[0].name: BLUE, data.rival: "#b9c3cc"}
-    bars: list[Figure] = []
-    longest = max((len(data.regret_usd[name]) for name in colours if name in data.regret_usd), default=0)
-    for name, colour in colours.items():
-        if name in data.regret_usd:
-            bars.append(
-                {
-                    "type": "bar", "name": _named(name), "marker": {"color": colour},
-                    "x": [begin + day * DAY_MS for day in range(len(data.regret_usd[name]))],
-                    "y": [round(float(usd), 4) for usd in data.regret_usd[name]],
-                    "hovertemplate": "$%{y:,.2f}<extra>" + name + "</extra>",
-                }
-            )  # fmt: skip
+    days = max((len(series) for series in data.regret_usd.values()), default=0)
+    bars: list[Figure] = [
+        {
+            "type": "bar", "name": _named(name), "marker": {"color": colour},
+            "x": [_day(data, day) for day in range(len(data.regret_usd[name]))],
+            "y": [round(float(usd), 4) for usd in data.regret_usd[name]],
+            "hovertemplate": "$%{y:,.2f}<extra>" + _named(name) + "</extra>",
+        }
+        for name, colour in {data.policies[0].name: BLUE, data.rival: "#b9c3cc"}.items()
+        if name in data.regret_usd
+    ]  # fmt: skip
     layout = _layout(max(300, 30 + 37 * len(data.policies)))  # as high as the table beside it
-    layout |= {"barmode": "group", "bargap": 0.3, "bargroupgap": 0.06, "hovermode": "x unified"}
-    form = "%a %-d %b" if data.began is not None else "day %-j"
-    layout["xaxis"] |= {"type": "date", "tickformat": form, "hoverformat": form, "showgrid": False}
-    if longest <= 10:
-        layout["xaxis"] |= {"tickvals": [begin + day * DAY_MS for day in range(longest)]}
+    layout |= {"barmode": "group", "bargap": 0.3 if days > 3 else 0.7, "bargroupgap": 0.06, "hovermode": "x unified"}
+    layout["xaxis"] |= {"type": "category", "showgrid": False, "tickangle": 0, "nticks": 10}
     layout["yaxis"] |= {"tickprefix": "$", "title": {"text": "above the bound, a day"}, "tickformat": ",.0f"}
     return {"data": bars, "layout": layout}
+
+
+def _day(data: ReportData, day: int) -> str:
+    """The name of a day that counts: where it begins."""
+    seconds = data.score_from * data.bin_seconds + day * DAY_SECONDS
+    if data.began is None:
+        return f"day {int(seconds // DAY_SECONDS) + 1}"
+    at = data.began + timedelta(seconds=seconds)
+    return f"{at:%a}<br>{at.day} {at:%b}"
 
 
 # ---- looks -----------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ NAMES = {
     "keda": "KEDA",
     "kpa": "Knative KPA",
     "apa": "AIBrix APA",
-    "apa-documented": "AIBrix APA, as meant",
+    "apa-documented": "AIBrix APA, documented",
     "dynamo": "Dynamo planner",
     "wva": "llm-d WVA, V1",
     "wva-v2": "llm-d WVA, V2",
