@@ -7,15 +7,17 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from spillway.cli.simulate import Wish
-from spillway.simulate.bounds import lower_bound
+from spillway.simulate.bounds import SLICE_BINS, lower_bound_by_day
 from spillway.simulate.economics import BIN_SECONDS
 from spillway.simulate.load import scale
 from spillway.simulate.presets import PRESETS
+from spillway.simulate.report import PolicyCost, ReportData, ReportDecision, ReportPackagesMissing, importable, write
 from spillway.simulate.single import Controls, Trouble
 from spillway.simulate.study import HINDSIGHT, Case, Run, UnknownPolicy, document, known, run_all
 from spillway.simulate.synthetic import Synthetic, generate
@@ -42,7 +44,9 @@ def main(wish: Wish) -> int:
     """Play and print; the exit status."""
     try:
         case = case_of(wish)
-    except (BadTrace, UnknownPolicy) as error:
+        if wish.report is not None:
+            importable()  # before minutes of work, not after them
+    except (BadTrace, UnknownPolicy, ReportPackagesMissing) as error:
         Console(stderr=True, highlight=False, markup=False).print(f"spillway simulate: {error}", soft_wrap=True)
         return 2
     compared = wish.compare if wish.compare is not None else wish.json_out is None
@@ -60,6 +64,9 @@ def main(wish: Wish) -> int:
         else:
             wish.json_out.write_text(text)
             console.print(f"Bin by bin: {wish.json_out}")
+    if wish.report is not None:
+        write(report_data(case, found, wish.policy), wish.report)
+        console.print(f"Report: {wish.report}")
     return 0
 
 
@@ -96,8 +103,12 @@ class Found:
     """What was played: runs by policy, the bound, and the cost with a cold start of half as long."""
 
     runs: dict[str, Run]
-    lower_bound_usd: float
+    bound_by_day: tuple[float, ...]
     halved: Run | None = None
+
+    @property
+    def lower_bound_usd(self) -> float:
+        return sum(self.bound_by_day)
 
 
 HALVED = "cold start halved"
@@ -119,11 +130,11 @@ def play(case: Case, policy: str, compared: bool, halve: bool) -> Found:
         transient=True,
     ) as bar:
         task = bar.add_task("lower bound", total=len(jobs) + 1)
-        bound = lower_bound(case.load, case.economics, workers=WORKERS)
+        bound = lower_bound_by_day(case.load, case.economics, workers=WORKERS)
         bar.update(task, advance=1, description=f"{policy} and {len(jobs) - 1} others" if len(jobs) > 1 else policy)
         runs = run_all(jobs, WORKERS, lambda name, _: bar.update(task, advance=1, description=f"{name} is done"))
     halved = runs.pop(HALVED, None)
-    return Found(runs, bound, halved)
+    return Found(runs, tuple(bound), halved)
 
 
 def heading(case: Case) -> str:
@@ -193,3 +204,57 @@ def notes(found: Found, case: Case, policy: str) -> list[str]:
             f"Only {mine.slo:.2%} of the work was served in time: replicas and providers could not take the rest."
         )
     return said
+
+
+def report_data(case: Case, found: Found, policy: str) -> ReportData:
+    """The page's content."""
+    load, mine = case.load, found.runs[policy]
+    ordered = [policy, *(name for name in found.runs if name != policy)]
+    saved = None if found.halved is None else mine.score.usd - found.halved.score.usd
+    return ReportData(
+        title=load.name,
+        bin_seconds=BIN_SECONDS,
+        began=None,
+        score_from=load.score_from,
+        queue_seconds=case.economics.queue_seconds,
+        demand=load.work,
+        asked=np.array(mine.ledger.asked, dtype=float),
+        ready=np.array(mine.ledger.ready, dtype=float),
+        served=np.array(mine.ledger.served),
+        spilled=np.array(mine.ledger.spilled),
+        policies=[costs(case, found.runs[name]) for name in ordered],
+        lower_bound_usd=found.lower_bound_usd,
+        regret_usd={name: regret_by_day(found.runs[name], load.score_from, found.bound_by_day) for name in ordered},
+        decisions=[
+            ReportDecision(
+                told.bin * BIN_SECONDS, told.decision.code, told.decision.message, told.decision.usd_per_hour
+            )
+            for told in mine.told
+        ],
+        half_start_saves_usd=saved,
+        notes=heading(case).splitlines(),
+    )
+
+
+def costs(case: Case, run: Run) -> PolicyCost:
+    """Where the dollars of a run went."""
+    ledger, rent, part = run.ledger, case.economics.usd_per_replica_bin, slice(case.load.score_from, None)
+    served, ready, asked = sum(ledger.served[part]), sum(ledger.ready[part]), sum(ledger.asked[part])
+    return PolicyCost(
+        run.policy,
+        busy_usd=served * rent,
+        idle_usd=max(0.0, ready - served) * rent,
+        start_usd=(asked - ready) * rent + sum(ledger.stop_usd[part]),
+        external_usd=run.score.external_usd,
+        slo=run.score.slo,
+        spill=run.score.spill_share,
+        starts_per_day=run.score.starts_per_day,
+    )
+
+
+def regret_by_day(run: Run, score_from: int, bound_by_day: tuple[float, ...]) -> list[float]:
+    """Cost above the lower bound of each day."""
+    ledger = run.ledger
+    bins = [g + s + e for g, s, e in zip(ledger.gpu_usd, ledger.stop_usd, ledger.external_usd, strict=True)]
+    days = [sum(bins[at : at + SLICE_BINS]) for at in range(score_from, len(bins), SLICE_BINS)]
+    return [cost - bound for cost, bound in zip(days, bound_by_day, strict=True)]

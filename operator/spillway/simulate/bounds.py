@@ -51,7 +51,14 @@ def lower_bound(
     load: Load, economics: Economics, *, workers: int = 1, on_day: Callable[[int, int], None] | None = None
 ) -> float:
     """$ that no schedule can undercut: the sum of the queue optima of the days, each with a free first fleet and a
-    free last backlog; leaving out what couples the days can only cheapen them.
+    free last backlog; leaving out what couples the days can only cheapen them. See `lower_bound_by_day`."""
+    return sum(lower_bound_by_day(load, economics, workers=workers, on_day=on_day))
+
+
+def lower_bound_by_day(
+    load: Load, economics: Economics, *, workers: int = 1, on_day: Callable[[int, int], None] | None = None
+) -> list[float]:
+    """$ of each day from `load.score_from` on that no schedule can undercut.
 
     `workers` above 1 solves days side by side in processes of their own; `on_day(done, of)` hears of each.
     """
@@ -59,19 +66,19 @@ def lower_bound(
     works = [load.work[at : at + SLICE_BINS] for at in begins]
     prices = [load.spill_usd[at : at + SLICE_BINS] for at in begins]
 
-    def total(days: Iterable[float]) -> float:
-        usd = 0.0
-        for done, day in enumerate(days, 1):
-            usd += day
+    def heard(days: Iterable[float]) -> list[float]:
+        found = []
+        for day in days:
+            found.append(day)
             if on_day:
-                on_day(done, len(works))
-        return usd
+                on_day(len(found), len(works))
+        return found
 
     if min(workers, len(works)) <= 1:
-        return total(map(queue_optimum, works, prices, repeat(economics)))
+        return heard(map(queue_optimum, works, prices, repeat(economics)))
     # spawned, not forked: the caller may have threads
     with ProcessPoolExecutor(min(workers, len(works)), mp_context=get_context("spawn")) as pool:
-        return total(pool.map(queue_optimum, works, prices, repeat(economics)))
+        return heard(pool.map(queue_optimum, works, prices, repeat(economics)))
 
 
 def queue_optimum(work: Floats, spill_usd: Floats, economics: Economics) -> float:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from spillway.decide.snapshot import Phase, Replica, Variant
+from spillway.decide.snapshot import EngineRates, Phase, Replica, Variant
 from spillway.simulate.economics import BIN_SECONDS
 from spillway.simulate.traces import Floats
 from spillway.simulate.world import Faults, Traffic, VirtualDeployment, VirtualProvider, World, within
@@ -30,7 +30,7 @@ class VirtualReplica:
     asked: int  # bin
     scheduled: int = NEVER
     ready: int = NEVER
-    shown: Replica | None = None  # as it is in a snapshot, until it changes
+    shown: tuple[Replica, Replica] | None = None  # as it is in a snapshot, idle and busy, until its phase changes
 
 
 @dataclass(slots=True)
@@ -71,6 +71,7 @@ class Fleet:
         self.ready_units = 0.0
         self.ready_count = 0
         self.spilled_requests, self.refused_requests = [0.0], [0.0]  # cumulative, by bin
+        self.served_tokens = [(0.0, 0.0)]  # input and output, cumulative, by bin
         self.next_change = 0
         self._leaving: list[tuple[int, str, int]] = []  # until which bin, pool and GPUs of replicas that drain
         self._serial = 0
@@ -176,9 +177,11 @@ class Fleet:
             self.queued -= excess
             out += excess
         spilled = external = 0.0
-        requests = self.requests_per_unit(now)
+        requests, tokens_in, tokens_out = self._per_unit(now)
+        last_in, last_out = self.served_tokens[-1]
+        self.served_tokens.append((last_in + served * tokens_in, last_out + served * tokens_out))
         if out > 0:
-            spilled, external = self._outside(now, out, requests, outside)
+            spilled, external = self._outside(now, out, requests, tokens_in, tokens_out, outside)
         self.spilled_requests.append(self.spilled_requests[-1] + spilled * requests)
         self.refused_requests.append(self.refused_requests[-1] + (out - spilled) * requests)
         ledger.asked.append(self._billed)
@@ -192,12 +195,9 @@ class Fleet:
         ledger.starts.append(self._starts)
         self._stop_usd, self._starts = 0.0, 0
 
-    def requests_per_unit(self, now: int) -> float:
-        """Requests in a replica-bin of work. What overflows in an empty bin came before: it is of the mean mix."""
-        return self._per_unit(now)[0]
-
     def _per_unit(self, now: int) -> tuple[float, float, float]:
-        """Requests, input and output tokens in a replica-bin of work of this bin."""
+        """Requests, input and output tokens in a replica-bin of work of this bin. What is served or overflows in an
+        empty one came before: it is of the mean mix."""
         work = float(self.work[now]) if now < len(self.work) else 0.0
         if work <= 0:
             return self._mean_per_unit
@@ -208,9 +208,16 @@ class Fleet:
             float(traffic.output_tokens[now]) / work,
         )
 
-    def _outside(self, now: int, out: float, requests: float, outside: Sequence[Outlet]) -> tuple[float, float]:
-        """Work that providers take, and its dollars."""
-        _, tokens_in, tokens_out = self._per_unit(now)
+    def _outside(
+        self,
+        now: int,
+        out: float,
+        requests: float,
+        tokens_in: float,
+        tokens_out: float,
+        outside: Sequence[Outlet],
+    ) -> tuple[float, float]:
+        """Work that providers take, and its dollars. Requests and tokens are those in a replica-bin of work."""
         spilled = usd = 0.0
         for outlet in outside:
             price_in, price_out = outlet.provider.prices(now * BIN_SECONDS)
@@ -229,24 +236,47 @@ class Fleet:
         return spilled, usd
 
     def shown(self, now: int) -> tuple[Replica, ...]:
-        """The replicas as a snapshot has them."""
-        begin, found = self._world.begin, []
+        """The replicas as a snapshot has them. While work waits, every ready one is full."""
+        full = self.queued > 1e-9
+        found = []
         for replica in self.replicas:
             phase = (
                 Phase.READY if replica.ready <= now else Phase.PENDING if replica.scheduled == NEVER else Phase.STARTING
             )
-            if replica.shown is None or replica.shown.phase is not phase:
-                replica.shown = Replica(
-                    replica.name,
-                    replica.variant.name,
-                    replica.variant.revision,
-                    phase,
-                    begin + replica.asked * BIN_SECONDS,
-                    None if replica.scheduled == NEVER else begin + replica.scheduled * BIN_SECONDS,
-                    begin + replica.ready * BIN_SECONDS if phase is Phase.READY else None,
-                    in_flight=0,
-                )
-            found.append(replica.shown)
+            if replica.shown is None or replica.shown[0].phase is not phase:
+                idle = self._as_seen(replica, phase)
+                busy = replace(idle, in_flight=replica.variant.concurrency, waiting=1)
+                replica.shown = (idle, busy if phase is Phase.READY else idle)
+            found.append(replica.shown[full])
+        return tuple(found)
+
+    def _as_seen(self, replica: VirtualReplica, phase: Phase) -> Replica:
+        begin = self._world.begin
+        return Replica(
+            replica.name,
+            replica.variant.name,
+            replica.variant.revision,
+            phase,
+            begin + replica.asked * BIN_SECONDS,
+            None if replica.scheduled == NEVER else begin + replica.scheduled * BIN_SECONDS,
+            begin + replica.ready * BIN_SECONDS if phase is Phase.READY else None,
+            in_flight=0,
+        )
+
+    def rates(self, now: int, begin: int, until: int) -> tuple[EngineRates, ...]:
+        """What the engines of each variant did on average from bin `begin` to before `until`: each its share of what
+        was served, by what its replicas do."""
+        seconds = max(until - begin, 1) * BIN_SECONDS
+        served_in = (self.served_tokens[until][0] - self.served_tokens[begin][0]) / seconds
+        served_out = (self.served_tokens[until][1] - self.served_tokens[begin][1]) / seconds
+        if self.ready_units <= 0:
+            return ()
+        found = []
+        for variant in self.spec.variants:
+            ready = sum(r.variant.name == variant.name and r.ready <= now for r in self.replicas)
+            if ready:
+                share = ready * self.units(variant, min(now, len(self.work) - 1)) / self.ready_units
+                found.append(EngineRates(variant.name, served_in * share, served_out * share))
         return tuple(found)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from spillway.decide import Memory, Plan, Snapshot, plan
 from spillway.decide.outcome import Decision
-from spillway.decide.snapshot import Asked, Budget, Demand, Deployment, Pool, ProviderOption
+from spillway.decide.snapshot import Asked, Budget, Demand, Deployment, EngineRates, Pool, ProviderOption
 from spillway.simulate.baselines import Rule, Seen
 from spillway.simulate.cluster import Cluster, Fleet
 from spillway.simulate.economics import BIN_SECONDS, Economics
@@ -79,6 +79,7 @@ class SpillwayPilot:
                     asked=asked,
                     replicas=fleet.shown(now),
                     demand=self._demand(fleet, now),
+                    rates=self._rates(fleet, now),
                     providers=self._options(fleet, cluster.seconds, money),
                 )
             )
@@ -110,15 +111,24 @@ class SpillwayPilot:
         )
         return Snapshot(world.begin + cluster.seconds, tuple(deployments), pools, budgets, world.settings)
 
-    def _demand(self, fleet: Fleet, now: int) -> Demand | None:
-        """Means over the window that ended when the newest metrics were taken."""
+    def _window(self, now: int) -> tuple[int, int]:
+        """Bins of the newest metrics: from, until. Empty before there are any."""
         world = self._world
         until = now - round(world.faults.metrics_delay_seconds / BIN_SECONDS)
         while world.faults.metrics_lost and within(world.faults.metrics_lost, until * BIN_SECONDS):
             until -= 1
-        if until <= 0:
+        until = max(until, 0)
+        return max(0, until - max(1, round(world.metrics_window_seconds / BIN_SECONDS))), until
+
+    def _rates(self, fleet: Fleet, now: int) -> tuple[EngineRates, ...]:
+        begin, until = self._window(now)
+        return fleet.rates(now, begin, until) if until > begin else ()
+
+    def _demand(self, fleet: Fleet, now: int) -> Demand | None:
+        """Means over the window that ended when the newest metrics were taken."""
+        begin, until = self._window(now)
+        if until <= begin:
             return None
-        begin = max(0, until - max(1, round(world.metrics_window_seconds / BIN_SECONDS)))
         requests, tokens_in, tokens_out = self._sums[fleet.spec.key].between(begin, until)
         seconds = (until - begin) * BIN_SECONDS
         known = requests > 0

@@ -5,12 +5,22 @@ from __future__ import annotations
 import json
 from collections import Counter
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 from spillway.simulate import plots
 from spillway.simulate.reported import DAY_SECONDS, PolicyCost, ReportData, ReportDecision, called
 
-__all__ = ["PolicyCost", "ReportData", "ReportDecision", "ReportPackagesMissing", "headline", "render", "write"]
+__all__ = [
+    "PolicyCost",
+    "ReportData",
+    "ReportDecision",
+    "ReportPackagesMissing",
+    "headline",
+    "importable",
+    "render",
+    "write",
+]
 
 TEMPLATE = "report.html.j2"
 WEEK_DAYS = 7.0
@@ -21,6 +31,15 @@ class ReportPackagesMissing(RuntimeError):
     """The extra `report` is not installed."""
 
 
+def importable() -> None:
+    """Raises ReportPackagesMissing where a report could not be written."""
+    for package in ("jinja2", "plotly"):
+        if find_spec(package) is None:
+            raise ReportPackagesMissing(
+                f"{package} is not installed, which the report needs: pip install 'spillway[report]'"
+            )
+
+
 def write(data: ReportData, path: Path) -> Path:
     """Render to `path` and return it. Raises ReportPackagesMissing."""
     path.write_text(render(data), encoding="utf-8")
@@ -29,14 +48,11 @@ def write(data: ReportData, path: Path) -> Path:
 
 def render(data: ReportData) -> str:
     """The whole page, plotly.js included. Raises ReportPackagesMissing."""
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-        from markupsafe import Markup
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise ReportPackagesMissing(
-            f"{error.name} is not installed, which the report needs: pip install 'spillway[report]'"
-        ) from error
+    importable()
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

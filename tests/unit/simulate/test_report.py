@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import sys
 import zlib
 from dataclasses import replace
 from datetime import datetime
@@ -260,7 +259,7 @@ def test_figures_in_words() -> None:
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    monkeypatch.setattr("spillway.simulate.report.find_spec", lambda name: None if name == "plotly" else object())
     with pytest.raises(ReportPackagesMissing, match=r"plotly.*pip install 'spillway\[report\]'"):
         render(data())
 

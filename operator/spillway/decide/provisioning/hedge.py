@@ -31,6 +31,7 @@ MEMORY_HALF_LIFE_SECONDS = 43_200.0  # of the experts' costs
 QUANTILES = (0.4, 0.6)  # of the weighted virtual sizes, between which the real fleet stays as it is
 WEAR_SECONDS = 240.0  # of rent, charged to an expert for each start: so that nobody flaps for a cent
 PRICE_MEMORY_SECONDS = 3600.0  # time constant of the mean price of a unit elsewhere
+JUMP = 4.0  # change of that price at which what was learned at the old one is dropped; traffic mixes change it less
 NEGLIGIBLE = 1e-6  # load below which a layer's averages are forgotten
 
 # Leaky experts: weights over the half-lives, start above, stop below.
@@ -91,6 +92,10 @@ def advance(state: HexState | None, evidence: Evidence) -> HexState:
     fleets = _restore(before, evidence, size) if known else _begin(evidence, size)
     mean_usd, mean_seconds = before.mean_usd, before.mean_seconds
     spill_usd, spill_work = before.spill_usd, before.spill_work
+    if spill_work > 0 and not 1 / JUMP < evidence.off_usd * spill_work / max(spill_usd, 1e-12) < JUMP:
+        # A provider failed or came back, a budget ended or began: who was cheapest before says little now.
+        spill_usd = spill_work = 0.0
+        fleets.costs[:] = 0.0
     if evidence.seconds > 0:
         cost = _settle(fleets, evidence, size)
         fade = 0.5 ** (evidence.seconds / 86_400)
