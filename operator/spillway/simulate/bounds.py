@@ -2,9 +2,11 @@
 
 `lower_bound` is the denominator of every ratio that Spillway reports (reference/policy.md §3). As the study has it, no
 work waits for longer than the queue's seconds; the simulated router caps the queue by its ready replicas instead, so
-that work may wait longer where replicas stop. Schedules under that rule can cost less than the study's bound: on made-up
-loads of six bins up to 18 % less was seen. The bound `by_replicas` holds for the router; on a day of each of the six
-public traces (fleet 8, prices A and C) it is 0.003 to 0.03 % below the study's. All count from `load.score_from` on, with a first fleet for free.
+that work may wait longer where replicas stop. Schedules under that rule can cost less than the study's bound: on
+made-up loads of six bins up to 18 % less was seen. The bound `by_replicas` holds for the router; on a day of each of
+the six public traces (fleet 8, prices A and C) it is 0.003 to 0.03 % below the study's.
+
+All count from `load.score_from` on, with a first fleet for free.
 """
 
 from __future__ import annotations
@@ -97,7 +99,7 @@ def queue_optimum(work: Floats, spill_usd: Floats, economics: Economics, by_repl
     none = sparse.csr_matrix((bins, bins))
     change = (same - sparse.eye(bins, k=-1, format="csr")).tocsr()
     # n, u, s, x, B. Timed once on four days at two prices: without a variable for s slower on five of eight, as
-    # interior point on seven; presolve makes no difference
+    # interior point on seven; presolve matters little
     served = sparse.hstack([-same, none, same, none, none])
     rises = sparse.hstack([change, -same, none, none, none]).tocsr()[1:]
     balance = sparse.hstack([none, none, same, same, change])
