@@ -8,6 +8,7 @@ the optimum of the fleet (Lu, Chen 2013; reference/policy.md §3).
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spillway.simulate.traces import Bools, Floats
 
@@ -44,7 +45,7 @@ def cheapest(off_usd: Floats, on_usd: float, start_usd: float, minimum_on_bins: 
     return float(best.sum()), _backwards(began, stopped, is_on, locked, lock)
 
 
-def _backwards(began: Bools, stopped: Bools, is_on: Bools, locked: np.ndarray, lock: int) -> Bools:
+def _backwards(began: Bools, stopped: Bools, is_on: Bools, locked: NDArray[np.int64], lock: int) -> Bools:
     """The schedule that the choices lead back to. `locked`: bins left to go back to the start of a layer that must
     have started; before that it was off."""
     schedule = np.empty_like(began)

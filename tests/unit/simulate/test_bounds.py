@@ -133,16 +133,34 @@ def test_all_bounds_are_the_studys(fleet: float) -> None:
     assert (schedule.first_bin, len(schedule.replicas), schedule.starts) == (40, 360, starts)
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_no_schedule_undercuts_the_queue_optimum(seed: int) -> None:
-    load = some_load(seed, bins=6)
-    economics = replace(QUICK, queue_seconds=10)
-    bound = queue_optimum(load.work, load.spill_usd, economics)
-    schedules = np.array(list(itertools.product(range(4), repeat=6)), dtype=np.float64)[::3]
-    # growing fleets only: where replicas stop with a queue, the router lets work wait for longer than the bound does
-    costs = [usd(load, replicas, economics) for replicas in schedules if (np.diff(replicas) >= 0).all()]
-    assert len(costs) > 20
-    assert bound <= min(costs) + 1e-9
+def cheapest_by_the_router(load: Load, economics: Economics, most: int) -> float:
+    """The least cost of all schedules of up to `most` replicas, each served as `outside` does."""
+    fleets = np.array(list(itertools.product(range(most + 1), repeat=len(load.work))), dtype=np.float64)
+    queue, cost = np.zeros(len(fleets)), economics.usd_per_replica_bin * fleets.sum(axis=1)
+    cost += economics.start_usd * np.maximum(np.diff(fleets, axis=1), 0).sum(axis=1)
+    for arriving, price, ready in zip(load.work, load.spill_usd, fleets.T, strict=True):
+        left = np.maximum(queue + arriving - ready, 0)
+        queue = np.minimum(left, ready * economics.queue_seconds / BIN_SECONDS)
+        cost += (left - queue) * price
+    assert cost.min() == pytest.approx(usd(load, fleets[cost.argmin()], economics))
+    return float(cost.min())
+
+
+@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("queue_seconds", [0, 5, 10, 20])
+def test_no_schedule_of_the_router_undercuts_the_bound_by_replicas(seed: int, queue_seconds: float) -> None:
+    random = np.random.default_rng(seed)
+    work = np.where(random.random(5) < 0.6, random.integers(0, 9, 5), 0).astype(np.float64)
+    load = load_of(work, float(random.choice([0.2, 0.6, 3.0])))
+    economics = replace(ECONOMICS, queue_seconds=queue_seconds)
+    assert lower_bound(load, economics, by_replicas=True) <= cheapest_by_the_router(load, economics, 5) + 1e-9
+
+
+def test_the_studys_bound_is_none_for_a_router_whose_replicas_stop_with_a_queue() -> None:
+    """Known and small on traces (see the module): five replicas, then two, serve in three bins what came in one."""
+    load = load_of(np.array([9.0, 0, 1, 0, 4, 0]), 3.0)
+    best = cheapest_by_the_router(load, ECONOMICS, 5)
+    assert lower_bound(load, ECONOMICS, by_replicas=True) <= best < lower_bound(load, ECONOMICS)
 
 
 @given(seed=st.integers(0, 2**32), bins=st.integers(1, 12), score_from=st.integers(0, 3))

@@ -74,6 +74,15 @@ def test_thinning_makes_the_noise_of_few_requests() -> None:
     assert (work.std() / work.mean()) ** 2 == pytest.approx(2.2 * (1 - share) / requests, rel=0.1)
 
 
+def test_rates_of_less_than_a_request_can_be_thinned() -> None:
+    scarce = np.full(5000, 0.4)  # as Prometheus tells it
+    trace = Trace("scarce", scarce, scarce * 2000, scarce * 10)
+    half = scale(trace, ECONOMICS).natural_fleet / 2
+    load = scale(trace, ECONOMICS, fleet=half, seed=1)
+    assert load.work.mean() == pytest.approx(half)
+    assert (load.work > 0).mean() == pytest.approx(0.5, abs=0.05)
+
+
 def test_decode_work_falls_due_over_the_residence() -> None:
     one = np.zeros(20)
     one[5] = 1.0
@@ -126,7 +135,7 @@ def test_a_fleet_too_small_for_any_request_is_refused() -> None:
 
 
 def columns(bins: int) -> st.SearchStrategy[Trace]:
-    counts = nst.arrays(np.float64, bins, elements=st.integers(0, 500).map(float) | st.floats(0, 3))
+    counts = nst.arrays(np.float64, bins, elements=st.integers(0, 500).map(float) | st.floats(1e-3, 3))
     per_request = nst.arrays(np.float64, bins, elements=st.integers(0, 100_000).map(float))
     return st.builds(
         lambda n, tin, tout, loose: Trace("any", n, n * tin + loose, n * tout), counts, per_request, per_request,

@@ -88,6 +88,13 @@ def test_requests_are_kept_and_summed_by_ten_seconds_from_the_first(tmp_path: Pa
     assert trace.arrivals.output_tokens.sum() == sum(outputs)
 
 
+def test_times_without_an_offset_are_utc(tmp_path: Path) -> None:
+    rows = "2024-05-10 23:59:55,1,1\n2024-05-11T00:00:05+00:00,1,1\n2024-05-11 02:00:10.5+02:00,1,1\n"
+    trace = read(written(tmp_path, f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}"))
+    assert trace.arrivals is not None
+    assert trace.arrivals.seconds == pytest.approx([0, 10, 15.5], abs=1e-6)
+
+
 def test_arrivals_can_be_left_out(tmp_path: Path) -> None:
     assert read(written(tmp_path, AZURE_2023), keep_arrivals=False).arrivals is None
 
@@ -161,6 +168,9 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "NUL": (b"t,n,tin,tout\n0,1,2,\x003\n", ["line 2", "not UTF-8"]),
     "half a gzip": (gzip.compress(OURS.encode() * 50)[:40], ["gzip", "again"]),
     "a broken gzip": (gzip.compress(OURS.encode())[:-6] + b"abcdef", ["gzip", "again"]),
+    "a gzip of no deflate": (gzip.compress(OURS.encode())[:10] + b"\xff" * 40, ["gzip", "again"]),
+    "after blank lines": ("\n\n" + OURS + "\n30,1,x,1\n", ["line 8", "column tin", "'x'"]),
+    "JSON after blank lines": ("\n \n" + MOONCAKE + "{\n", ["line 7", "no JSON"]),
     "gzip of binary": (gzip.compress(b"\xff\xfe\xff"), ["not UTF-8"]),
     "gzip of nothing": (gzip.compress(b""), ["is empty"]),
 }
@@ -283,6 +293,10 @@ def test_coarse_steps_fill_their_bins_and_fine_ones_are_summed() -> None:
     assert prometheus([(30, 1), (60, 2)], step=30).requests.tolist() == [10, 10, 10, 20, 20, 20]
     assert prometheus([(5, 1), (10, 2), (15, 4), (20, 4)], step=5).requests.tolist() == [15, 40]
     assert prometheus([(15, 1), (30, 3)], step=15).requests.tolist() == [10, 20, 30]
+
+
+def test_samples_closer_than_the_step_stand_for_what_lies_between_them() -> None:
+    assert prometheus([(10, 1), (14, 5), (20, 2)]).requests == pytest.approx([10, 4 * 5 + 6 * 2])
 
 
 @pytest.mark.parametrize("gap", [[], [(40, "NaN"), (50, float("nan"))]])

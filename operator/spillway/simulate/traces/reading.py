@@ -80,10 +80,7 @@ class _Source:
 
 
 def _short(value: object) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # an integer with more digits than Python prints
-        text = "a very long number"
+    text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…" + text[-1]
 
 
