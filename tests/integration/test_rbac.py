@@ -14,6 +14,7 @@ import yaml
 from e2e.cluster import ControlPlane
 from e2e.cluster.processes import wait_until
 from e2e.packaging.render import BASE, dump_all, render
+from spillway.controller.recollection import POOLS, SLOTS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SYSTEM, MODELS = "spillway-system", "chat"
@@ -92,8 +93,7 @@ NEEDED = [
     Ask("create", "configmaps", SYSTEM),
     Ask("get", "configmaps", SYSTEM, "spillway-ledger"),
     Ask("update", "configmaps", SYSTEM, "spillway-ledger"),
-    Ask("get", "configmaps", SYSTEM, "spillway-memory"),
-    Ask("patch", "configmaps", SYSTEM, "spillway-memory"),
+    *(Ask(verb, "configmaps", SYSTEM, name) for name in (POOLS, *SLOTS) for verb in ("get", "patch")),
     # controller/catalog_watch.py
     Ask("list", "configmaps", SYSTEM, "spillway-catalog"),
     Ask("watch", "configmaps", SYSTEM, "spillway-catalog"),

@@ -63,6 +63,7 @@ class Reason:
     INVALID_SPEC = "InvalidSpec"
     UNKNOWN_MODEL = "UnknownModel"
     INVALID_CATALOG = "InvalidCatalog"
+    MEMORY_DROPPED = "MemoryDropped"
     NO_POOL_FITS = "NoPoolFits"
     NAME_TAKEN = "NameTaken"
     APPLY_REFUSED = "ApplyRefused"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from spillway.api import CostPolicy, ExternalProvider, GPUPool, Reason
@@ -57,6 +57,7 @@ class Brain:
         metrics: Metrics,
         memory: Memory,
         on_plan: Callable[[Picture], None],
+        on_dropped: Callable[[str], Awaitable[None]],
     ) -> None:
         self._objects = objects
         self._catalog = catalog
@@ -70,6 +71,8 @@ class Brain:
         self._traffic: Traffic | None = None
         self._traffic_at = float("-inf")
         self._metrics_lost = False
+        self._on_dropped = on_dropped
+        self._untried = memory != Memory()  # loaded, and no plan was made with it yet
         self.memory = memory
         self.picture: Picture | None = None
         self.planned_at = time.monotonic()
@@ -135,11 +138,26 @@ class Brain:
             self._settings.decide(),
         )
         started = time.perf_counter()
-        planned, self.memory = await asyncio.to_thread(plan, snapshot, self.memory)
+        planned, self.memory = await self._plan(snapshot)
         self._metrics.plan_seconds.observe(time.perf_counter() - started)
         problems = {key: one for key, one in found.items() if isinstance(one, Problem)}
         fetched = prefetched(resolved.values(), self._objects)
         return Picture(snapshot, planned, resolved, problems, pools, providers, policies, health, fetched)
+
+    async def _plan(self, snapshot: Snapshot) -> tuple[Plan, Memory]:
+        """The plan, and the memory for the next one. A loaded memory that no plan can be made with, though it could be
+        read, must not end one leader after the other: it is dropped. Anything later is a bug."""
+        try:
+            return await asyncio.to_thread(plan, snapshot, self.memory)
+        except Exception as error:
+            if not self._untried:
+                raise
+            log.exception("no plan can be made with the loaded memory")
+            await self._on_dropped(f"no plan can be made with it: {type(error).__name__}: {error}"[:300])
+            self.memory = Memory()
+            return await asyncio.to_thread(plan, snapshot, self.memory)
+        finally:
+            self._untried = False
 
     def _publish(self, picture: Picture) -> None:
         gateways = max(1, len(self._treasury.in_flight))

@@ -180,9 +180,9 @@ class Operator:
         ads = AdsServer(
             settings.bind_address, settings.ads_port, may_spill=lambda: self._lease.valid and treasury.fresh
         )
-        recollection = Recollection(self._kube, settings.namespace)
         children = Children(self._kube, self._objects, settings.build())
         events = EventRecorder(self._kube, settings.pod_name)
+        recollection = Recollection(self._kube, settings.namespace, self._objects, events)
         overlay = CatalogWatch(
             client.CoreV1Api(self._api),
             settings.namespace,
@@ -205,7 +205,18 @@ class Operator:
             self._metrics.gateways.set(len(ads.nodes()))
             self._metrics.rejections.set(len(ads.rejections()))
 
-        brain = Brain(self._objects, catalog, prometheus, treasury, ads, settings, self._metrics, memory, planned)
+        brain = Brain(
+            self._objects,
+            catalog,
+            prometheus,
+            treasury,
+            ads,
+            settings,
+            self._metrics,
+            memory,
+            planned,
+            recollection.dropped,
+        )
         await ads.start()
         await self._label_leader()
         try:

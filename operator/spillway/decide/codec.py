@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -9,6 +12,11 @@ from pydantic import TypeAdapter, ValidationError
 from spillway.decide.memory import MEMORY_VERSION, Memory
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    version: int
 
 
 class UnreadableMemory(ValueError):
@@ -38,11 +46,22 @@ def decode(kind: type[T], text: str | bytes) -> T:
 def decode_memory(text: str | bytes) -> Memory:
     """The memory that `encode` wrote; UnreadableMemory where it cannot be used."""
     try:
+        version = _adapter(_Header).validate_json(text).version  # first: other versions have other fields
+        if version != MEMORY_VERSION:
+            raise UnreadableMemory(f"memory of version {version}, this operator reads {MEMORY_VERSION}")
         memory = decode(Memory, text)
     except ValidationError as error:
         raise UnreadableMemory(
             f"not a memory: {error.error_count()} faults, first: {error.errors()[0]['msg']}"
         ) from error
-    if memory.version != MEMORY_VERSION:
-        raise UnreadableMemory(f"memory of version {memory.version}, this operator reads {MEMORY_VERSION}")
+    if not _finite(asdict(memory)):
+        raise UnreadableMemory("not a memory: it has numbers that are not finite")
     return memory
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_finite, value))
