@@ -250,7 +250,15 @@ class Recollection:
             "binaryData": dict(wanted),
         }
         try:
-            await self._kube.apply(body)
+            answer = await self._kube.apply(body)
+            # What another hand wrote there is not ours to leave out, but to remove.
+            others = {
+                kind: dict.fromkeys(extra)
+                for kind, ours in (("binaryData", wanted), ("data", {}))
+                if (extra := (answer.get(kind) or {}).keys() - ours.keys())
+            }
+            if others:
+                await self._kube.merge(path("v1", "ConfigMap", self._namespace, name), others)
         except (KubeError, OSError, TimeoutError) as error:
             log.warning(
                 "the memory of decisions could not be written yet",

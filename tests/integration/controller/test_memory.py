@@ -133,8 +133,11 @@ async def test_the_process_leads_with_a_damaged_memory_and_heals_it(place: Place
             line(process, "a memory of earlier decisions is dropped: what runs now counts"), 60
         )
         assert {dropped["namespace"], again["namespace"]} == {"*", place.namespace}
+        await asyncio.wait_for(line(process, "no metrics: replicas are held"), 60)  # it plans
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 60) == 0
+        assert process.stderr is not None
+        rest = (await asyncio.wait_for(process.stderr.read(), 60)).decode()
+        assert await asyncio.wait_for(process.wait(), 60) == 0, rest
     data = stored(place)
-    assert all(unpack(text) for parts in data.values() for text in parts.values())
+    assert all(unpack(text) for parts in data.values() for text in parts.values()), rest
     assert part not in data[SLOTS[3]] or pack(unpack(data[SLOTS[3]][part])) == data[SLOTS[3]][part]
