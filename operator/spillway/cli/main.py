@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -111,6 +112,12 @@ def operator(
     ] = 10.0,
     lease_retry_seconds: Annotated[float, setting("Time between renewals.", "LEASE_RETRY_SECONDS")] = 2.0,
     workers: Annotated[int, setting("Parallel reconciles.", "WORKERS")] = 4,
+    record: Annotated[
+        str, setting("Directory in which each decision is recorded, for `spillway replay`; empty: none is.", "RECORD")
+    ] = "",
+    record_megabytes: Annotated[
+        int, setting("Most that the recordings take; the oldest are deleted first.", "RECORD_MEGABYTES")
+    ] = 1024,
     log_level: Annotated[str, setting("debug, info, warning or error.", "LOG_LEVEL")] = "info",
 ) -> None:
     """Run the operator: watches the four kinds, decides, writes, and tells the gateways. One leads, others stand by.
@@ -173,6 +180,24 @@ def explain(
     from spillway.cli.explain import show
 
     raise typer.Exit(asyncio.run(show(name, namespace, context)))
+
+
+@app.command()
+def replay(
+    directory: Annotated[Path, typer.Argument(help="What `spillway operator --record` wrote.")],
+    json: Annotated[bool, typer.Option("--json", help="The outcome as JSON.")] = False,
+) -> None:
+    """Make recorded decisions again with this version, and tell whether they are the same, bit by bit.
+
+    Exit status 1 where a plan differs or a record cannot be read.
+
+    Example: `spillway replay /var/lib/spillway/decisions`
+    """
+    from rich.console import Console
+
+    from spillway.cli.replay import show
+
+    raise typer.Exit(show(directory, json, Console(highlight=False), Console(stderr=True, highlight=False)))
 
 
 def main() -> None:

@@ -58,6 +58,7 @@ class Brain:
         memory: Memory,
         on_plan: Callable[[Picture], None],
         on_dropped: Callable[[str], Awaitable[None]],
+        record: Callable[[Snapshot, Memory, Plan], None] | None = None,
     ) -> None:
         self._objects = objects
         self._catalog = catalog
@@ -72,6 +73,7 @@ class Brain:
         self._traffic_at = float("-inf")
         self._metrics_lost = False
         self._on_dropped = on_dropped
+        self._record = record
         self._untried = memory != Memory()  # loaded, and no plan was made with it yet
         self.memory = memory
         self.picture: Picture | None = None
@@ -138,26 +140,29 @@ class Brain:
             self._settings.decide(),
         )
         started = time.perf_counter()
-        planned, self.memory = await self._plan(snapshot)
+        planned = await self._plan(snapshot)
         self._metrics.plan_seconds.observe(time.perf_counter() - started)
         problems = {key: one for key, one in found.items() if isinstance(one, Problem)}
         fetched = prefetched(resolved.values(), self._objects)
         return Picture(snapshot, planned, resolved, problems, pools, providers, policies, health, fetched)
 
-    async def _plan(self, snapshot: Snapshot) -> tuple[Plan, Memory]:
-        """The plan, and the memory for the next one. A loaded memory that no plan can be made with, though it could be
-        read, must not end one leader after the other: it is dropped. Anything later is a bug."""
+    async def _plan(self, snapshot: Snapshot) -> Plan:
+        """The plan; the memory is then that for the next one. A loaded memory that no plan can be made with, though it
+        could be read, must not end one leader after the other: it is dropped. Anything later is a bug."""
+        before = self.memory
         try:
-            return await asyncio.to_thread(plan, snapshot, self.memory)
+            planned, self.memory = await asyncio.to_thread(plan, snapshot, before)
         except Exception as error:
             if not self._untried:
                 raise
             log.exception("no plan can be made with the loaded memory")
             await self._on_dropped(f"no plan can be made with it: {type(error).__name__}: {error}"[:300])
-            self.memory = Memory()
-            return await asyncio.to_thread(plan, snapshot, self.memory)
-        finally:
-            self._untried = False
+            before = Memory()
+            planned, self.memory = await asyncio.to_thread(plan, snapshot, before)
+        self._untried = False
+        if self._record is not None:
+            self._record(snapshot, before, planned)
+        return planned
 
     def _publish(self, picture: Picture) -> None:
         gateways = max(1, len(self._treasury.in_flight))

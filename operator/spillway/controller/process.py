@@ -8,6 +8,7 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from pathlib import Path
 from typing import Any
 
 from kubernetes.aio import client, config
@@ -24,6 +25,7 @@ from spillway.controller.lease import LeaderLease
 from spillway.controller.metrics import Metrics
 from spillway.controller.recollection import Recollection
 from spillway.controller.reconciler import Reconciler
+from spillway.controller.recording import Recorder
 from spillway.controller.settings import OperatorSettings
 from spillway.controller.treasury import Treasury
 from spillway.controller.workqueue import WorkQueue
@@ -200,6 +202,11 @@ class Operator:
         await treasury.load()
         memory = await recollection.load()
 
+        recorder = None
+        if settings.record:
+            recorder = Recorder(Path(settings.record), settings.pod_name, settings.record_megabytes * 10**6)
+            recorder.start()
+
         def planned(picture: Picture) -> None:
             reconciler.take(picture)
             self._metrics.gateways.set(len(ads.nodes()))
@@ -216,6 +223,7 @@ class Operator:
             memory,
             planned,
             recollection.dropped,
+            recorder.take if recorder else None,
         )
         await ads.start()
         await self._label_leader()
@@ -237,6 +245,8 @@ class Operator:
                 await treasury.write(force=True)
             await ads.stop()
             prometheus.close()
+            if recorder is not None:
+                await asyncio.to_thread(recorder.stop)
 
     async def _until_stopped(self, failed: asyncio.Future[None], recollection: Recollection, brain: Brain) -> None:
         holding = asyncio.create_task(self._lease.hold())

@@ -49,6 +49,8 @@ class OperatorSettings(BaseModel):
     lease_deadline_seconds: float = Field(default=10.0, gt=0.5)
     lease_retry_seconds: float = Field(default=2.0, gt=0.1)
     workers: int = Field(default=4, ge=1, le=64)
+    record: str = ""
+    record_megabytes: int = Field(default=1024, ge=1)
 
     @field_validator("lease_deadline_seconds", "lease_retry_seconds")
     @classmethod

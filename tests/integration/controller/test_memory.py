@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from spillway.act.events import EventRecorder
+from spillway.cli.replay import replay
 from spillway.controller.recollection import POOLS, SLOTS, Recollection, pack, unpack
 from spillway.decide import Memory, plan
 from spillway.decide.memory import DeploymentMemory, PoolMemory
@@ -115,7 +116,10 @@ async def test_what_is_damaged_is_dropped_with_an_event_and_the_rest_stays(place
     assert await Recollection(place.other, place.namespace).load() == whole
 
 
-async def test_the_process_leads_with_a_damaged_memory_and_heals_it(place: Place) -> None:
+async def test_the_process_leads_with_a_damaged_memory_and_heals_it(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPILLWAY_RECORD", str(tmp_path / "decisions"))
     moe = example("MoEDeployment", name="glm-5")
     moe["metadata"]["namespace"] = place.namespace
     apply(place, moe)
@@ -141,3 +145,6 @@ async def test_the_process_leads_with_a_damaged_memory_and_heals_it(place: Place
     data = stored(place)
     assert all(unpack(text) for parts in data.values() for text in parts.values()), rest
     assert part not in data[SLOTS[3]] or pack(unpack(data[SLOTS[3]][part])) == data[SLOTS[3]][part]
+    replayed = replay(tmp_path / "decisions")  # what a real process decides replays, too
+    assert replayed.good
+    assert replayed.equal >= 1
