@@ -2,9 +2,10 @@
 
 No decision is made anywhere else. `snapshot` holds the inputs, `outcome` the results, `memory` what one tick leaves to
 the next; `starts`, `capacity`, `target` (with `demand` and `provisioning`), `placement`, `pools`, `rollout`, `drain`,
-`spill` and `words` are the steps that `planner` composes.
+`spill` and `words` are the steps that `planner` composes. `account` tells a person what a plan comes to.
 """
 
+from spillway.decide.account import Account, account
 from spillway.decide.codec import UnreadableMemory, decode, decode_memory, encode
 from spillway.decide.memory import Memory
 from spillway.decide.outcome import DeploymentPlan, Plan
@@ -13,12 +14,14 @@ from spillway.decide.reasons import Code
 from spillway.decide.snapshot import Snapshot
 
 __all__ = [
+    "Account",
     "Code",
     "DeploymentPlan",
     "Memory",
     "Plan",
     "Snapshot",
     "UnreadableMemory",
+    "account",
     "decode",
     "decode_memory",
     "encode",
