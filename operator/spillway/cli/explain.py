@@ -1,10 +1,13 @@
-"""`kubectl spillway explain`: what the status holds, as a person would tell it."""
+"""`kubectl spillway explain`: what the status holds and what the operator accounts for, as a person would tell it."""
 
 from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from kubernetes.aio import client, config
 from rich.console import Console
@@ -12,45 +15,108 @@ from rich.table import Table
 from rich.text import Text
 
 from spillway.act.kube import Kube, KubeError, path
-from spillway.api import API_VERSION, InvalidSpec, MoEDeployment, MoEDeploymentStatus, parse
+from spillway.api import API_VERSION, DecisionStatus, InvalidSpec, MoEDeployment, MoEDeploymentStatus, parse
+from spillway.cli import account
+from spillway.cli.account import Unknown, age
 
 GOOD = {"Ready": "True", "MetricsAvailable": "True", "SpillAvailable": "True", "WithinBudget": "True"}
 
 
-async def show(name: str, namespace: str, context: str | None, console: Console | None = None) -> int:
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of one MoEDeployment. `at`: of a time before now; `why_not`: of one variant or pool; `record`: of
+    recordings, not of a cluster."""
+
+    name: str
+    namespace: str = "default"
+    context: str | None = None
+    at: str | None = None
+    why_not: str | None = None
+    record: Path | None = None
+    operator_namespace: str = "spillway-system"
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+async def show(question: Question, console: Console | None = None) -> int:
     """Print the explanation; returns the exit status."""
     if console is None:
         # A file or a pipe has no width: nothing is to be cut there.
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     errors = Console(stderr=True, highlight=False, markup=False)
+    now = datetime.now(UTC)
+    try:
+        at = account.moment(question.at, now) if question.at else None
+    except ValueError as error:
+        errors.print(f"spillway: {error}", soft_wrap=True)
+        return 2
+    if question.record is not None:
+        try:
+            found = account.from_recordings(question.record, question.key, at)
+        except Unknown as error:
+            errors.print(f"spillway: {error}", soft_wrap=True)
+            return 1
+        return 0 if account.tell(found, console, now, question.why_not) else 1
     try:
         configuration = client.Configuration()
-        chosen = {"context": context} if context else {}  # in a pod there is none, and the client takes none
+        chosen = {"context": question.context} if question.context else {}  # in a pod there is none, and none is taken
         with warnings.catch_warnings(action="ignore"):  # its warning says less than we do
             await config.load_config(client_configuration=configuration, **chosen)  # type: ignore[no-untyped-call]
     except (config.ConfigException, TypeError) as error:
         errors.print(f"spillway: no cluster to ask: {str(error).rstrip('.')}. Set KUBECONFIG or --context.")
         return 2
     async with client.ApiClient(configuration) as api:
+        kube = Kube(api)
         try:
-            obj = await Kube(api).request("GET", path(API_VERSION, "MoEDeployment", namespace, name))
-        except KubeError as error:
-            if error.status == 404:
-                errors.print(
-                    f"spillway: no MoEDeployment {name!r} in namespace {namespace!r}: see `kubectl get moe -A`"
-                )
-            else:
-                errors.print(f"spillway: {error.message}")
+            moe = await _deployment(kube, question)
+        except Unknown as error:
+            errors.print(f"spillway: {error}", soft_wrap=True)
             return 1
         except OSError as error:
             errors.print(f"spillway: {configuration.host} does not answer: {error}")
             return 1
+        return await answer(question, moe, kube, at, now, console)
+
+
+async def _deployment(kube: Kube, question: Question) -> MoEDeployment:
+    name, namespace = question.name, question.namespace
+    try:
+        obj = await kube.request("GET", path(API_VERSION, "MoEDeployment", namespace, name))
+    except KubeError as error:
+        if error.status == 404:
+            raise Unknown(f"no MoEDeployment {name!r} in namespace {namespace!r}: see `kubectl get moe -A`") from error
+        raise Unknown(error.message) from error
     moe = parse(MoEDeployment, obj)
     if isinstance(moe, InvalidSpec):
-        errors.print(f"spillway: {namespace}/{name} cannot be served: {moe.message}")
+        raise Unknown(f"{namespace}/{name} cannot be served: {moe.message}")
+    return moe
+
+
+async def answer(
+    question: Question, moe: MoEDeployment, kube: Kube, at: datetime | None, now: datetime, console: Console
+) -> int:
+    """From the operator where it can be asked, else from the status as far as that goes."""
+    whole = at is None and question.why_not is None
+    if whole:
+        tell(moe, console, now)
+        console.print()
+    try:
+        found = await account.from_operator(kube, question.operator_namespace, question.key, at)
+    except Unknown as error:
+        if whole:
+            console.print(f"What each option would cost is not known here: {error}.", style="dim", soft_wrap=True)
+            return 0
+        console.print(f"From the status alone: {error}.\n", style="yellow", soft_wrap=True)
+        if at is not None:
+            before = [d for d in moe.status.decisions if d.time <= at]
+            console.print(f"The last decision before {at:%Y-%m-%d %H:%M:%SZ} that the status remembers:")
+            decisions(before[:1], console, now)
+        if question.why_not is not None:
+            account.from_status(moe, question.why_not, console)
         return 1
-    tell(moe, console, datetime.now(UTC))
-    return 0
+    return 0 if account.tell(found, console, now, question.why_not, dated=not whole) else 1
 
 
 def tell(moe: MoEDeployment, console: Console, now: datetime) -> None:
@@ -85,7 +151,11 @@ def tell(moe: MoEDeployment, console: Console, now: datetime) -> None:
         console.print("No decision has changed anything yet.")
         return
     console.print("Last decisions, newest first:")
-    for decision in status.decisions:
+    decisions(status.decisions, console, now)
+
+
+def decisions(found: Sequence[DecisionStatus], console: Console, now: datetime) -> None:
+    for decision in found:
         ago = max(0, int((now - decision.time).total_seconds()))
         dollars = f"{'+' if decision.dollars_per_hour >= 0 else '-'}${abs(decision.dollars_per_hour)}/h"
         console.print(
@@ -96,6 +166,8 @@ def tell(moe: MoEDeployment, console: Console, now: datetime) -> None:
             ),
             soft_wrap=True,
         )
+    if not found:
+        console.print("  none")
 
 
 def variants(status: MoEDeploymentStatus) -> Table:
@@ -141,12 +213,3 @@ def latency(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     return f"{seconds:.1f}s" if seconds >= 1 else f"{seconds * 1000:.0f}ms"
-
-
-def age(seconds: int) -> str:
-    """As kubectl writes it: 45s, 3m20s, 2h5m."""
-    if seconds < 120:
-        return f"{seconds}s"
-    if seconds < 7200:
-        return f"{seconds // 60}m{seconds % 60}s"
-    return f"{seconds // 3600}h{seconds % 3600 // 60}m"

@@ -172,14 +172,23 @@ def explain(
     name: Annotated[str, typer.Argument(help="Name of the MoEDeployment.")],
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "default",
     context: Annotated[str | None, typer.Option(help="kubeconfig context.")] = None,
+    at: Annotated[str | None, typer.Option(help="As it was then: 2026-11-26T19:00Z, 19:00 (UTC) or 20m (ago).")] = None,
+    why_not: Annotated[
+        str | None, typer.Option(help="Only why this variant, or this pool, is not used.", metavar="VARIANT")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="From what `spillway operator --record` wrote; asks no cluster.", metavar="DIR")
+    ] = None,
+    operator_namespace: Annotated[str, typer.Option(help="Namespace of the operator.")] = "spillway-system",
 ) -> None:
-    """Tell why a model runs as it does: replicas, spill, money, and the last decisions in words and dollars.
+    """Tell why a model runs as it does: replicas, spill, money, what each option would cost, and the last decisions.
 
-    Example: `kubectl spillway explain glm-5 -n chat`
+    Example: `kubectl spillway explain glm-5 -n chat`, `kubectl spillway explain glm-5 -n chat --why-not hopper-h200`
     """
-    from spillway.cli.explain import show
+    from spillway.cli.explain import Question, show
 
-    raise typer.Exit(asyncio.run(show(name, namespace, context)))
+    question = Question(name, namespace, context, at, why_not, record, operator_namespace)
+    raise typer.Exit(asyncio.run(show(question)))
 
 
 @app.command()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from spillway.api import CostPolicy, ExternalProvider, GPUPool, Reason
 from spillway.catalog import Catalog
+from spillway.controller.chronicle import Chronicle
 from spillway.controller.metrics import Metrics
 from spillway.controller.publish import desired
 from spillway.controller.settings import OperatorSettings
@@ -58,6 +59,7 @@ class Brain:
         memory: Memory,
         on_plan: Callable[[Picture], None],
         on_dropped: Callable[[str], Awaitable[None]],
+        chronicle: Chronicle,
         record: Callable[[Snapshot, Memory, Plan], None] | None = None,
     ) -> None:
         self._objects = objects
@@ -73,6 +75,7 @@ class Brain:
         self._traffic_at = float("-inf")
         self._metrics_lost = False
         self._on_dropped = on_dropped
+        self._chronicle = chronicle
         self._record = record
         self._untried = memory != Memory()  # loaded, and no plan was made with it yet
         self.memory = memory
@@ -142,6 +145,12 @@ class Brain:
         started = time.perf_counter()
         planned = await self._plan(snapshot)
         self._metrics.plan_seconds.observe(time.perf_counter() - started)
+        self._chronicle.misfits(
+            {
+                key: [{"pool": m.pool, "precision": m.precision or "", "reason": m.reason} for m in one.misfits]
+                for key, one in resolved.items()
+            }
+        )
         problems = {key: one for key, one in found.items() if isinstance(one, Problem)}
         fetched = prefetched(resolved.values(), self._objects)
         return Picture(snapshot, planned, resolved, problems, pools, providers, policies, health, fetched)
@@ -162,6 +171,7 @@ class Brain:
         self._untried = False
         if self._record is not None:
             self._record(snapshot, before, planned)
+        await asyncio.to_thread(self._chronicle.take, snapshot, before, planned)
         return planned
 
     def _publish(self, picture: Picture) -> None:

@@ -20,7 +20,8 @@ from spillway.catalog import Catalog
 from spillway.controller import informer
 from spillway.controller.brain import Brain, Picture
 from spillway.controller.catalog_watch import CatalogWatch
-from spillway.controller.health import HealthServer
+from spillway.controller.chronicle import Chronicle
+from spillway.controller.health import Explain, HealthServer
 from spillway.controller.lease import LeaderLease
 from spillway.controller.metrics import Metrics
 from spillway.controller.recollection import Recollection
@@ -61,6 +62,7 @@ class Operator:
             settings.lease_retry_seconds,
         )
         self._brain: Brain | None = None
+        self._chronicle = Chronicle()
         self._synced = False
         self._stopped = asyncio.Event()
 
@@ -68,7 +70,12 @@ class Operator:
         """Until SIGTERM or SIGINT. Raises LeadershipLost, and whatever ends a task that must not end."""
         self._take_signals()
         health = HealthServer(
-            self._settings.bind_address, self._settings.health_port, self._metrics, self._trouble, self._not_ready
+            self._settings.bind_address,
+            self._settings.health_port,
+            self._metrics,
+            self._trouble,
+            self._not_ready,
+            self._explain,
         )
         await health.start()
         try:
@@ -223,6 +230,7 @@ class Operator:
             memory,
             planned,
             recollection.dropped,
+            self._chronicle,
             recorder.take if recorder else None,
         )
         await ads.start()
@@ -309,6 +317,9 @@ class Operator:
         silent = time.monotonic() - brain.planned_at
         most = max(60.0, STUCK_TICKS * self._settings.tick_seconds)
         return f"no plan for {silent:.0f} s" if silent > most else ""
+
+    def _explain(self) -> Explain | None:
+        return self._chronicle.answer if self._brain is not None and self._brain.picture is not None else None
 
     def _not_ready(self) -> str:
         return "" if self._synced else "the caches are not filled yet"

@@ -5,7 +5,7 @@ the next; `starts`, `capacity`, `target` (with `demand` and `provisioning`), `pl
 `spill` and `words` are the steps that `planner` composes. `account` tells a person what a plan comes to.
 """
 
-from spillway.decide.account import Account, account
+from spillway.decide.account import Account, account, accounts
 from spillway.decide.codec import UnreadableMemory, decode, decode_memory, encode
 from spillway.decide.memory import Memory
 from spillway.decide.outcome import DeploymentPlan, Plan
@@ -22,6 +22,7 @@ __all__ = [
     "Snapshot",
     "UnreadableMemory",
     "account",
+    "accounts",
     "decode",
     "decode_memory",
     "encode",

@@ -5,7 +5,7 @@ what limited it, and why a variant is not used. Pure, of the very snapshot and m
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -64,6 +64,7 @@ class _Seen:
     closed: Mapping[str, PoolMemory]  # by pool, those that are not asked now
     tokens: Demand  # the request of now, or a usual one where nobody knows
     known: bool  # whether there is demand that can be trusted
+    worth: bool  # whether to say what GPUs are worth to who has them
 
     @property
     def own(self) -> DeploymentMemory:
@@ -85,11 +86,37 @@ class _Seen:
 def account(snapshot: Snapshot, memory: Memory, key: str, planned: Plan | None = None) -> Account:
     """The account of the deployment `key` (namespace/name). `memory` is that from before the plan; `planned` is what
     `plan` made of both, made again where it is absent. Raises KeyError for a deployment that is not in the snapshot."""
-    seen = _look(snapshot, memory, key, planned or plan(snapshot, memory)[0])
+    found = accounts(snapshot, memory, planned or plan(snapshot, memory)[0], frozenset({key}))
+    return found[key]
+
+
+def accounts(
+    snapshot: Snapshot, memory: Memory, planned: Plan, keys: Set[str], worth: bool = True
+) -> dict[str, Account]:
+    """Of those of `keys` that were planned. `worth`: also what a pool's GPUs are worth to who has them, which takes a
+    while where there are many."""
+    pool_memory = {p.name: pools.remember(snapshot, p, memory.pools.get(p.name, PoolMemory())) for p in snapshot.pools}
+    closed = {name: m for name, m in pool_memory.items() if snapshot.time < m.closed_until}
+    outcomes = {outcome.key: outcome for outcome in planned.deployments}
+    found = {}
+    for deployment in snapshot.deployments:
+        outcome = outcomes.get(deployment.key)
+        if outcome is None or deployment.key not in keys:
+            continue
+        demand = fresh_demand(deployment, snapshot.settings.metrics_stale_seconds)
+        own = memory.deployments.get(deployment.key, DeploymentMemory())
+        corrected = capacity.corrected(deployment, own.capacity)
+        usual = Demand(0.0, 1000.0, 200.0)
+        seen = _Seen(snapshot, corrected, memory, outcome, closed, demand or usual, demand is not None, worth)
+        found[deployment.key] = _told(seen)
+    return found
+
+
+def _told(seen: _Seen) -> Account:
     deployment = seen.deployment
     return Account(
-        key=key,
-        time=snapshot.time,
+        key=deployment.key,
+        time=seen.snapshot.time,
         demand=_demand(seen),
         variants=tuple(_variant(seen, v) for v in deployment.variants),
         providers=tuple(_provider(seen, option) for option in deployment.providers),
@@ -98,25 +125,6 @@ def account(snapshot: Snapshot, memory: Memory, key: str, planned: Plan | None =
         limits=_limits(seen),
         decisions=seen.planned.decisions,
         why_not={v.name: _why_not(seen, v) for v in deployment.variants},
-    )
-
-
-def _look(snapshot: Snapshot, memory: Memory, key: str, planned: Plan) -> _Seen:
-    outcome = planned.deployment(key)
-    raw = next((d for d in snapshot.deployments if d.key == key), None)
-    if outcome is None or raw is None:
-        raise KeyError(key)
-    pool_memory = {p.name: pools.remember(snapshot, p, memory.pools.get(p.name, PoolMemory())) for p in snapshot.pools}
-    own = memory.deployments.get(key, DeploymentMemory())
-    demand = fresh_demand(raw, snapshot.settings.metrics_stale_seconds)
-    return _Seen(
-        snapshot,
-        capacity.corrected(raw, own.capacity),
-        memory,
-        outcome,
-        {name: m for name, m in pool_memory.items() if snapshot.time < m.closed_until},
-        demand or Demand(0.0, 1000.0, 200.0),
-        demand is not None,
     )
 
 
@@ -250,10 +258,13 @@ def _it_is_used(seen: _Seen, variant: Variant, wanted: int) -> str:
     on_their_way = phases.count(Phase.STARTING) + phases.count(Phase.PENDING)
     word = "replica is" if wanted == 1 else "replicas are"
     way = f", {on_their_way} on the way" if on_their_way else ""
-    return (
+    used = (
         f"It is used: {wanted} {word} wanted of it and {ready} answer{'s' if ready == 1 else ''}{way}, "
         f"at ${variant.usd_per_hour:.2f}/h each."
     )
+    more = _no_room(seen, variant)
+    others = any(n for name, n in seen.planned.desired.items() if name != variant.name)
+    return f"{used} Not more of it: {more[0].lower()}{more[1:]}." if more and others else used
 
 
 def _reasons(seen: _Seen, variant: Variant) -> list[str]:
@@ -265,13 +276,9 @@ def _reasons(seen: _Seen, variant: Variant) -> list[str]:
         found.append("There are no fresh metrics, so what runs is held")
     if seen.snapshot.pool(variant.pool) is None:
         return [*found, f"Its pool {variant.pool} is gone"]
-    closed = seen.closed.get(variant.pool)
-    if closed is not None:
-        times = "once" if closed.failures == 1 else f"{closed.failures} times in a row"
-        found.append(
-            f"Pool {variant.pool} gave no GPUs ({times}, since {_clock(closed.closed_since)}) and is closed until "
-            f"{_clock(closed.closed_until)}; then it is asked again"
-        )
+    no_room = _no_room(seen, variant)
+    if no_room and variant.pool in seen.closed:
+        found.append(no_room)
     if dearer := _dearer(seen, variant):
         found.append(dearer)
     ratio = seen.ratio(variant)
@@ -281,8 +288,8 @@ def _reasons(seen: _Seen, variant: Variant) -> list[str]:
             f"A replica of it costs ${variant.usd_per_hour:.2f}/h and its work only ${elsewhere:.2f}/h elsewhere "
             f"(κ = {ratio:.2f}): no replica of it pays"
         )
-    if closed is None and _room(seen, variant) == 0:
-        found.append(f"There is no room: {_who(seen, variant)}")
+    if no_room and variant.pool not in seen.closed:
+        found.append(no_room)
     if found:
         return found
     work = seen.planned.work
@@ -294,6 +301,18 @@ def _reasons(seen: _Seen, variant: Variant) -> list[str]:
     if work is not None and total >= deployment.max_replicas and work > total:
         return [f"maxReplicas {deployment.max_replicas} is reached with what runs"]
     return [_kept(seen, variant)]
+
+
+def _no_room(seen: _Seen, variant: Variant) -> str:
+    """Why no more replicas of it can be started now; empty if they can."""
+    closed = seen.closed.get(variant.pool)
+    if closed is not None:
+        times = "once" if closed.failures == 1 else f"{closed.failures} times in a row"
+        return (
+            f"Pool {variant.pool} gave no GPUs ({times}, since {_clock(closed.closed_since)}) and is closed until "
+            f"{_clock(closed.closed_until)}; then it is asked again"
+        )
+    return f"There is no room: {_who(seen, variant)}" if _room(seen, variant) == 0 else ""
 
 
 def _dearer(seen: _Seen, variant: Variant) -> str:
@@ -341,6 +360,8 @@ def _held(seen: _Seen, variant: Variant) -> int:
 
 def _who(seen: _Seen, variant: Variant) -> str:
     """Who has the pool's GPUs, and what they are worth to them."""
+    if not seen.worth:
+        return holders(seen.snapshot, seen.deployment, variant, {})
     snapshot = replace(
         seen.snapshot,
         deployments=tuple(

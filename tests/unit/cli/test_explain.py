@@ -20,7 +20,8 @@ from spillway.api import (
     VariantStatus,
     parse,
 )
-from spillway.cli.explain import age, tell
+from spillway.cli.account import age
+from spillway.cli.explain import tell
 from tests.unit.api.examples import example
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
