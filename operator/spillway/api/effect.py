@@ -18,7 +18,6 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
         "spec.spill.maxShare": None,
         "spec.spill.holdSeconds": None,
         "spec.routes": (),
-        "spec.hints": (),
         "spec.balancing": "LeastRequest",
     },
     "GPUPool": {},

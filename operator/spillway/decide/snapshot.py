@@ -134,6 +134,15 @@ class ProviderOption:
 
 
 @dataclass(frozen=True, slots=True)
+class HintWindow:
+    """A known event: from `begin` to `end` (Unix seconds) at least so many replicas shall answer."""
+
+    begin: float
+    end: float
+    min_replicas: int
+
+
+@dataclass(frozen=True, slots=True)
 class Deployment:
     """One MoEDeployment: its wishes, its ways to run, its replicas and its traffic."""
 
@@ -159,6 +168,7 @@ class Deployment:
     floor_only: bool = False  # a GPU or Total budget is spent: scale to the floor
     first_token_seconds: float | None = None  # promised, the queue included
     inter_token_seconds: float | None = None  # promised, from token to token
+    hints: tuple[HintWindow, ...] = ()  # those that go on, and the next ones
 
     @property
     def key(self) -> str:

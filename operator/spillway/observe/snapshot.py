@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from spillway.api import CostPolicy, ExternalProvider, GPUPool, MoEDeployment, Reason
@@ -19,6 +19,7 @@ from spillway.decide.snapshot import (
 from spillway.ledger import Pair
 from spillway.observe import cluster
 from spillway.observe.demand import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS
+from spillway.observe.hints import hint_windows
 from spillway.observe.money import Money
 from spillway.observe.objects import Objects
 from spillway.observe.pools import pool as observed_pool
@@ -55,7 +56,10 @@ def take(
     return Snapshot(
         time=now,
         deployments=tuple(
-            deployment(r, objects, providers, policies, traffic, money, health)
+            replace(
+                deployment(r, objects, providers, policies, traffic, money, health),
+                hints=hint_windows(r.moe.spec.hints, now),
+            )
             for r in sorted(resolved, key=lambda r: r.moe.key)
         ),
         pools=tuple(observed_pool(p, objects) for _, p in sorted(pools.items())),
