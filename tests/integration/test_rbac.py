@@ -92,8 +92,8 @@ NEEDED = [
     Ask("create", "configmaps", SYSTEM),
     Ask("get", "configmaps", SYSTEM, "spillway-ledger"),
     Ask("update", "configmaps", SYSTEM, "spillway-ledger"),
-    Ask("get", "configmaps", SYSTEM, "spillway-memory"),
-    Ask("patch", "configmaps", SYSTEM, "spillway-memory"),
+    Ask("get", "configmaps", SYSTEM, "spillway-memory-0"),
+    Ask("patch", "configmaps", SYSTEM, "spillway-memory-7"),
     # controller/catalog_watch.py
     Ask("list", "configmaps", SYSTEM, "spillway-catalog"),
     Ask("watch", "configmaps", SYSTEM, "spillway-catalog"),
@@ -230,7 +230,7 @@ def _named(group: str, resource: str) -> tuple[str, str, str]:
 
 
 def test_a_record_that_is_not_there_yet_is_created_by_apply(plane: ControlPlane) -> None:
-    memory = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "spillway-memory", "namespace": SYSTEM}}
+    memory = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "spillway-memory-0", "namespace": SYSTEM}}
     apply = ["apply", "--server-side", "--field-manager=spillway", f"--as={OPERATOR}", "-f", "-"]
     assert plane.kubectl(*apply, input=yaml.safe_dump(memory)).returncode == 0
     memory["metadata"] = {"name": "another", "namespace": SYSTEM}

@@ -180,9 +180,9 @@ class Operator:
         ads = AdsServer(
             settings.bind_address, settings.ads_port, may_spill=lambda: self._lease.valid and treasury.fresh
         )
-        recollection = Recollection(self._kube, settings.namespace)
         children = Children(self._kube, self._objects, settings.build())
         events = EventRecorder(self._kube, settings.pod_name)
+        recollection = Recollection(self._kube, settings.namespace, events)
         overlay = CatalogWatch(
             client.CoreV1Api(self._api),
             settings.namespace,
