@@ -24,7 +24,6 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
     "ExternalProvider": {
         "spec.models[].price.cacheWrite": None,
         "spec.models[].price.tiers": (),
-        "spec.models[].verbosity": None,
         "spec.limits.requestsPerMinute": None,
         "spec.limits.tokensPerMinute": None,
         "spec.timeouts.connect": None,
