@@ -1,7 +1,7 @@
 """`make bench-decide`: what decisions cost on public traces and how long they take. JSON in build/bench/decide.json.
 
-Ratios are of one run, seeds are fixed; only the times depend on the machine. `--parts ratios,patterns,ticks,mix`
-plays some, `--fleets 8` a part of the ratios (all four fleets take the better part of an hour on two cores).
+Ratios are of one run, seeds are fixed; only the times depend on the machine. `--parts ratios,ticks` plays some of it,
+`--fleets 8` a part of the ratios (all four fleets take the better part of an hour on two cores).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from e2e.bench import ratios, ticks
+from e2e.bench import problems, ratios, ticks
 from e2e.bench.ratios import BASELINES, FLEETS, PRICES, TRACES, Outcome, Point
 from e2e.load.traces import recorded_in
 from spillway.simulate.study import SPILLWAY
 from spillway.simulate.synthetic import PATTERNS
 
 OUT = Path("build/bench/decide.json")
-PARTS = ("ratios", "patterns", "ticks", "mix")
+PARTS = ("ratios", "patterns", "problems", "ticks", "mix")
 PATTERN_BINS = 4 * 8640
 PATTERN_FLEET = 4.0
 
@@ -39,6 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcomes = play(adversarial(), "patterns")
         found["patterns"] = [o.as_json() for o in outcomes]
         print("\n".join([*ratios.tables(outcomes), *ratios.paired(outcomes, "hex")]))
+    if "problems" in parts:
+        found["problems"] = []
+        for finding in problems.findings():
+            found["problems"].append(finding.as_json())
+            print(f"problems: {finding.as_json()}", file=sys.stderr, flush=True)
+        show("the problem changed", found["problems"])
     if "ticks" in parts:
         found["ticks"] = [ticks.tick_seconds(n) for n in (1, 100, 1000)]
         show("tick", found["ticks"])

@@ -230,7 +230,7 @@ def _named(group: str, resource: str) -> tuple[str, str, str]:
 
 
 def test_a_record_that_is_not_there_yet_is_created_by_apply(plane: ControlPlane) -> None:
-    memory = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "spillway-memory", "namespace": SYSTEM}}
+    memory = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "spillway-memory-0", "namespace": SYSTEM}}
     apply = ["apply", "--server-side", "--field-manager=spillway", f"--as={OPERATOR}", "-f", "-"]
     assert plane.kubectl(*apply, input=yaml.safe_dump(memory)).returncode == 0
     memory["metadata"] = {"name": "another", "namespace": SYSTEM}

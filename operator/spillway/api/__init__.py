@@ -66,6 +66,7 @@ from spillway.api.resource import (
     parse,
     stored_status,
 )
+from spillway.api.traffic import Hint
 
 KINDS: tuple[type[Resource], ...] = (MoEDeployment, GPUPool, ExternalProvider, CostPolicy)
 
@@ -99,6 +100,7 @@ __all__ = [
     "GPUPool",
     "GPUPoolSpec",
     "GPUPoolStatus",
+    "Hint",
     "Interconnect",
     "InvalidSpec",
     "LoadStatus",

@@ -63,11 +63,18 @@ class SpillTarget(KubeModel):
     """Model of that provider, as listed there."""
 
 
+SpillOrder = Literal["Cheapest", "AsListed"]
+
+
 class Spill(KubeModel):
     """Where requests go that the replicas cannot take."""
 
     providers: Annotated[tuple[SpillTarget, ...], Field(max_length=8), ListType("map", "name", "model")] = ()
-    """Providers, tried in this order; each attempt needs budget from a CostPolicy. Default: none, so no spill."""
+    """Providers that may answer; each attempt needs budget from a CostPolicy. Default: none, so no spill."""
+    order: SpillOrder = "Cheapest"
+    """Cheapest: the provider at which a request costs least is tried first, verbosity included; those within 5 % in the
+    order of the list. AsListed: in the order of the list. One that fails is tried last for five minutes. Default:
+    Cheapest."""
     # Not "on", which YAML 1.1, and so kubectl, reads as true.
     when: Annotated[tuple[SpillReason, ...], Field(max_length=5), ListType("set")] = (
         "Saturated",

@@ -32,6 +32,7 @@ POOLS = "spillway-memory"
 SLOTS = tuple(f"{POOLS}-{n}" for n in range(8))
 """Objects of the namespaces' parts, as manifests/base/rbac-operator.yaml names them."""
 OLD_KEY = "memory.json"  # of the one object that held everything
+HASHED_KEY = "memory.json.gz"  # of objects that held an eighth of all deployments each
 POOLS_KEY = "pools.gz"
 INTERVAL_SECONDS = 60.0
 SLOT_BYTES = 900_000  # the API server takes 1,048,576 of data in a ConfigMap
@@ -153,6 +154,12 @@ class Recollection:
             except UnreadableMemory as error:
                 await self._drop("*", f"ConfigMap {self._namespace}/{name}, {OLD_KEY}: {error}")
         for part, text in sorted(binary.items()):
+            if part == HASHED_KEY:
+                try:
+                    found.append(unpack(text))
+                except UnreadableMemory as error:
+                    await self._drop("*", f"ConfigMap {self._namespace}/{name}, {part}: {error}")
+                continue
             match = PART.fullmatch(part)
             if (part != POOLS_KEY) if name == POOLS else not match:
                 log.warning("not a memory of decisions", extra={"config_map": name, "key": part})
@@ -198,12 +205,12 @@ class Recollection:
 
     async def keep(self, memory: Memory, force: bool = False) -> None:
         """Write the objects of which a part changed; look for that once a minute, or now if `force`. What only fades
-        while nothing happens is no change. Namespaces that are gone leave their object."""
+        while nothing happens is a change at the end (`force`) alone. Namespaces that are gone leave their object."""
         now = self._clock()
         if not force and now - self._looked_at < INTERVAL_SECONDS:
             return
         self._looked_at = now
-        current, packed = await asyncio.to_thread(self._packed, memory)
+        current, packed = await asyncio.to_thread(self._packed, memory, force)
         sizes = {part: len(text) * 3 // 4 for part, text in packed.items() if part != POOLS_KEY}
         places, homeless = place(sizes, {p: s for p, s in self._places.items() if s in SLOTS})
         if homeless and homeless != self._homeless:
@@ -225,15 +232,20 @@ class Recollection:
         self._kept = {part: kept for part, kept in self._kept.items() if part in current}
         self._places = places
 
-    def _packed(self, memory: Memory) -> tuple[dict[str, Memory], dict[str, str]]:
-        """All parts, and packed: those that did not change as they are stored."""
+    def _packed(self, memory: Memory, whole: bool) -> tuple[dict[str, Memory], dict[str, str]]:
+        """All parts, and packed: those that did not change as they are stored. `whole`: also what fades counts."""
         current = parts(memory)
         if memory.pools:
             current[POOLS_KEY] = Memory(time=memory.time, pools=memory.pools)
         packed = {}
         for part, one in current.items():
             kept, text = self._kept.get(part), self._stored[self._places.get(part, POOLS)].get(part)
-            same = text is not None and kept is not None and kept.lasting() == one.lasting()
+            if text is None or kept is None:
+                same = False
+            elif whole:
+                same = replace(kept, time=0.0) == replace(one, time=0.0)
+            else:
+                same = kept.lasting() == one.lasting()
             packed[part] = text if same and text is not None else pack(one)
         return current, packed
 

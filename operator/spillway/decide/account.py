@@ -9,7 +9,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from spillway.decide import capacity, pools
+from spillway.decide import capacity, pools, providers
 from spillway.decide.demand import work_per_request
 from spillway.decide.holders import gpus, holders
 from spillway.decide.memory import DeploymentMemory, Memory, PoolMemory
@@ -105,11 +105,16 @@ def accounts(
             continue
         demand = fresh_demand(deployment, snapshot.settings.metrics_stale_seconds)
         own = memory.deployments.get(deployment.key, DeploymentMemory())
-        corrected = capacity.corrected(deployment, own.capacity)
+        corrected = _as_planned(snapshot, deployment, own)
         usual = Demand(0.0, 1000.0, 200.0)
         seen = _Seen(snapshot, corrected, memory, outcome, closed, demand or usual, demand is not None, worth)
         found[deployment.key] = _told(seen)
     return found
+
+
+def _as_planned(snapshot: Snapshot, deployment: Deployment, memory: DeploymentMemory) -> Deployment:
+    """With learned rates, and with providers at their learned verbosity in the order in which they are tried."""
+    return providers.ranked(snapshot.time, capacity.corrected(deployment, memory.capacity), memory)
 
 
 def _told(seen: _Seen) -> Account:
@@ -365,7 +370,7 @@ def _who(seen: _Seen, variant: Variant) -> str:
     snapshot = replace(
         seen.snapshot,
         deployments=tuple(
-            capacity.corrected(d, seen.memory.deployments.get(d.key, DeploymentMemory()).capacity)
+            _as_planned(seen.snapshot, d, seen.memory.deployments.get(d.key, DeploymentMemory()))
             for d in seen.snapshot.deployments
         ),
     )

@@ -58,6 +58,15 @@ class CapacityMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderMemory:
+    """Of one provider pair: decayed sums of its answers and of how much longer they were than ours."""
+
+    answers: float = 0.0
+    verbosity_answers: float = 0.0  # each answer times its verbosity
+    last_until: float = 0.0  # it failed: tried last until then
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentMemory:
     """Of one deployment."""
 
@@ -71,6 +80,8 @@ class DeploymentMemory:
     cold_start_seconds: Mapping[str, float] = field(default_factory=dict)  # measured, by variant (EWMA)
     cold_starts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # by variant, the last ones
     capacity: Mapping[str, CapacityMemory] = field(default_factory=dict)  # by variant
+    providers: Mapping[str, ProviderMemory] = field(default_factory=dict)  # by provider/model
+    provider_order: tuple[str, ...] = ()  # in which they were tried last
     counted_starts: tuple[str, ...] = ()  # replicas whose cold start is in the EWMA
     worked: Mapping[str, str] = field(default_factory=dict)  # by variant, the revision that last proved itself
     alone_since: Mapping[str, float] = field(default_factory=dict)  # by variant, of its current revision
@@ -88,7 +99,7 @@ class DeploymentMemory:
 
     def lasting(self) -> DeploymentMemory:
         """Without the statistics that fade from tick to tick though nothing happens: what is worth a write."""
-        return replace(self, provisioning=None, capacity={})
+        return replace(self, provisioning=None, capacity={}, providers={})
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from spillway.decide import capacity, drain, placement, pools, rollout, spill, starts
+from spillway.decide import capacity, drain, placement, pools, providers, rollout, spill, starts
 from spillway.decide.memory import DeploymentMemory, DrainingReplica, Memory, PoolMemory
 from spillway.decide.outcome import Capacity, Decision, DeploymentPlan, Plan, SpillPlan, WorkloadPlan
 from spillway.decide.reasons import Code
@@ -26,7 +26,11 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
         for d in snapshot.deployments
     }
     snapshot = replace(
-        snapshot, deployments=tuple(capacity.corrected(d, memories[d.key].capacity) for d in snapshot.deployments)
+        snapshot,
+        deployments=tuple(
+            providers.ranked(snapshot.time, capacity.corrected(d, memories[d.key].capacity), memories[d.key])
+            for d in snapshot.deployments
+        ),
     )
     targets = {d.key: target(snapshot, d, memories[d.key], open_pools, seconds) for d in snapshot.deployments}
     dry = {d.key for d in snapshot.deployments if d.dry_run}
@@ -47,9 +51,11 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
 
 
 def remember(snapshot: Snapshot, deployment: Deployment, memory: DeploymentMemory, seconds: float) -> DeploymentMemory:
-    """With what this tick shows: revisions that work or fail, how long starts take, what replicas really do."""
+    """With what this tick shows: revisions that work or fail, how long starts take, what providers and replicas
+    really do."""
     memory = rollout.remember(snapshot, deployment, memory)
     memory = starts.learn(deployment, memory)
+    memory = providers.learn(snapshot.time, deployment, memory, seconds)
     return capacity.learn(snapshot, deployment, memory, seconds)
 
 
@@ -136,7 +142,14 @@ def settle(
     told: dict[str, int] = {}
     for workload in outcome.workloads:
         told[workload.variant] = told.get(workload.variant, 0) + workload.replicas
-    remembered = replace(wanted.memory, desired=outcome.desired, asked=told, draining=draining, held=held)
+    remembered = replace(
+        wanted.memory,
+        desired=outcome.desired,
+        asked=told,
+        draining=draining,
+        held=held,
+        provider_order=tuple(option.name for option in deployment.providers),
+    )
     return outcome, remembered
 
 

@@ -9,6 +9,7 @@ class Code(StrEnum):
     DEMAND_ROSE = "DemandRose"
     DEMAND_FELL = "DemandFell"
     FLOOR_RAISED = "FloorRaised"
+    HINT = "Hint"
     MAX_REPLICAS = "MaxReplicas"
     PINNED = "Pinned"
     NO_GPU = "NoGPU"

@@ -99,6 +99,7 @@ class Demand:
     refused_per_second: float = 0.0  # requests answered with 429 or 503 for want of capacity
     in_flight_external: float = 0.0
     local_answers_per_second: float = 0.0  # by the replicas, errors included
+    local_output_tokens: float | None = None  # of an answer of the replicas; None: not known
     local_errors_per_second: float = 0.0  # of those: 5xx
     age_seconds: float = 0.0  # of the newest sample
 
@@ -127,10 +128,28 @@ class ProviderOption:
     affordable_in_flight: int = 0  # cap from the ledger: what may be in flight without breaking any budget
     unavailable: str = ""  # reason code; empty: may be used
     unavailable_message: str = ""
+    verbosity: float = 1.0  # output tokens relative to the deployment's own for the same task
+    failing: bool = False  # most of its requests fail lately
+    answers_per_second: float = 0.0  # with a usage block, lately
+    output_tokens_per_answer: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.provider}/{self.model}"
 
     def usd_per_request(self, input_tokens: float, output_tokens: float) -> float:
-        """Price of a request of that size in dollars."""
-        return (input_tokens * self.usd_per_million_input + output_tokens * self.usd_per_million_output) / 1e6
+        """Dollars of a request to which the deployment itself would answer with so many tokens."""
+        output = output_tokens * self.verbosity
+        return (input_tokens * self.usd_per_million_input + output * self.usd_per_million_output) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class HintWindow:
+    """A known event: from `begin` to `end` (Unix seconds) at least so many replicas shall answer."""
+
+    begin: float
+    end: float
+    min_replicas: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +168,7 @@ class Deployment:
     demand: Demand | None = None  # None: no metrics
     rates: tuple[EngineRates, ...] = ()  # by variant; one that is absent served nothing
     providers: tuple[ProviderOption, ...] = ()
+    cheapest_first: bool = True  # of the providers; else in their order
     policies: tuple[str, ...] = ()  # CostPolicies that select the namespace
     lease_seconds: float = 15.0  # how long the gateway may spill without word from us (ledger)
     usd_value_per_request: float = 0.0  # what serving one request is worth
@@ -159,6 +179,7 @@ class Deployment:
     floor_only: bool = False  # a GPU or Total budget is spent: scale to the floor
     first_token_seconds: float | None = None  # promised, the queue included
     inter_token_seconds: float | None = None  # promised, from token to token
+    hints: tuple[HintWindow, ...] = ()  # those that go on, and the next ones
 
     @property
     def key(self) -> str:

@@ -57,8 +57,8 @@ def gate(deployment: Deployment, draining: frozenset[str], held: HeldSpill | Non
 def provider_plans(
     snapshot: Snapshot, deployment: Deployment, held: HeldSpill | None = None
 ) -> tuple[ProviderPlan, ...]:
-    """Each configured pair in the user's order: permitted where nothing speaks against it and the money gives it
-    at least one request in flight. Where settings are held, their order, and none that was not there."""
+    """Each configured pair, in the order of `providers.ranked`: permitted where nothing speaks against it and the money
+    gives it at least one request in flight. Where settings are held, their order, and none that was not there."""
     plans = []
     options = list(deployment.providers)
     order = {pair: n for n, pair in enumerate(held.providers)} if held else {}

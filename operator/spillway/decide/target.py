@@ -11,7 +11,9 @@ from spillway.decide.demand import Prices, prices, usd_per_unit, work_per_reques
 from spillway.decide.memory import DeploymentMemory
 from spillway.decide.placement import Need
 from spillway.decide.snapshot import Demand, Deployment, Phase, Pool, Snapshot, Variant
-from spillway.decide.starts import cold_start_seconds
+from spillway.decide.starts import cold_start_p90_seconds, cold_start_seconds
+
+HINT_MARGIN_SECONDS = 30.0  # beside a cold start, for the tick, the node and the gateways' endpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ def target(
         memory = replace(memory, provisioning=rescaled)
 
     ceiling = deployment.max_replicas
-    floor = min(deployment.min_replicas, ceiling)
+    hinted = hinted_replicas(deployment, cold_start_p90_seconds(memory, reference), snapshot.time)
+    floor = min(max(deployment.min_replicas, hinted), ceiling)
     work = None
     units_before = float(memory.layers_on)
     if deployment.dry_run:  # the last plan was not carried out
@@ -135,6 +138,12 @@ def youngest_seconds(deployment: Deployment, now: float) -> float:
         ),
         default=math.inf,
     )
+
+
+def hinted_replicas(deployment: Deployment, lead_seconds: float, now: float) -> int:
+    """Replicas that known events ask for now: asked for so long before they begin that they are ready by then."""
+    lead_seconds += HINT_MARGIN_SECONDS
+    return max((h.min_replicas for h in deployment.hints if h.begin - lead_seconds <= now < h.end), default=0)
 
 
 def fresh_demand(deployment: Deployment, stale_seconds: float) -> Demand | None:

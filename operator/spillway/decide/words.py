@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from spillway.decide import pacing
 from spillway.decide.holders import holders
@@ -93,6 +94,8 @@ def cause(
             return Code.DEMAND_ROSE, rate
         if closed:
             return Code.POOL_OUT_OF_CAPACITY, f"pool {closed} gives no GPUs; next cheapest is {variant.pool} at {rate}"
+        if target.need is not None and sum(before.values()) < target.need.floor > deployment.min_replicas:
+            return Code.HINT, f"spec.hints {hint_words(snapshot, deployment, target.need.floor)} ({rate})"
         if sum(before.values()) < deployment.min_replicas:
             return Code.FLOOR_RAISED, f"minReplicas is {deployment.min_replicas} ({rate})"
         pool = snapshot.pool(variant.pool)
@@ -106,6 +109,15 @@ def cause(
     if variant.pool not in open_pools:
         return Code.POOL_OUT_OF_CAPACITY, f"pool {variant.pool} gives no GPUs; {others or 'asked again later'}"
     return Code.CHEAPER_VARIANT, f"{others or 'nothing'} has taken over ({rate})"
+
+
+def hint_words(snapshot: Snapshot, deployment: Deployment, floor: int) -> str:
+    """`wants 4 from 2026-11-27 08:00 UTC, in 6 min`: the event that begins first of those that want so many."""
+    wanting = [h for h in deployment.hints if h.min_replicas >= floor and h.end > snapshot.time]
+    hint = min(wanting, key=lambda h: h.begin)
+    begin = datetime.fromtimestamp(hint.begin, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    ahead = hint.begin - snapshot.time
+    return f"wants {hint.min_replicas} from {begin} on" + (f", in {duration(ahead)}" if ahead > 0 else "")
 
 
 def demand_words(snapshot: Snapshot, variant: Variant, old: int, new: int, target: Target) -> tuple[str, float]:

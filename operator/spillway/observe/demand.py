@@ -7,6 +7,7 @@ did, the gateways' for what providers did.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from spillway.decide.snapshot import Demand
 from spillway.observe.prometheus import Answers, Sample
@@ -14,6 +15,7 @@ from spillway.observe.prometheus import Answers, Sample
 Rates = dict[str, float]
 PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS = 1200.0, 200.0  # before the first finished request; chat traffic's means
 AGE = "age"
+PAIR = "deployment, provider, model"
 
 
 def queries(window: str, long_window: str) -> dict[str, str]:
@@ -33,6 +35,8 @@ def queries(window: str, long_window: str) -> dict[str, str]:
         "spilled_long": f"sum by (deployment) (rate(envoy_spillway_egress_requests{{{billed}}}[{long_window}]))",
         "spilled_input": f"sum by (deployment) (rate(envoy_spillway_egress_prompt_tokens[{long_window}]))",
         "spilled_output": f"sum by (deployment) (rate(envoy_spillway_egress_completion_tokens[{long_window}]))",
+        "pair_answers": f'sum by ({PAIR}) (rate(envoy_spillway_egress_requests{{outcome="metered"}}[{long_window}]))',
+        "pair_output": f"sum by ({PAIR}) (rate(envoy_spillway_egress_completion_tokens[{long_window}]))",
         "in_flight_external": (
             'sum by (envoy_cluster_name) (envoy_cluster_upstream_rq_active{envoy_cluster_name=~"ext[|].+"})'
         ),
@@ -72,7 +76,35 @@ def demands(
             refused_per_second=signal["refused"].get(key, 0.0),
             in_flight_external=external.get(key, 0.0),
             local_answers_per_second=signal["local_now"].get(key, 0.0),
+            local_output_tokens=_ratio(local_output.get(key, 0.0), signal["local_answers"].get(key, 0.0)),
             local_errors_per_second=signal["local_errors"].get(key, 0.0),
             age_seconds=age_seconds,
         )
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class PairAnswers:
+    """Of one provider pair: its metered answers per second, and their mean length."""
+
+    per_second: float
+    output_tokens: float
+
+
+def pair_answers(answers: Answers) -> dict[tuple[str, str, str], PairAnswers]:
+    """By deployment (namespace/name), provider and model."""
+    rates: dict[tuple[str, str, str], dict[str, float]] = {}
+    for signal in ("pair_answers", "pair_output"):
+        for sample in answers[signal]:
+            if key := sample.deployment:
+                pair = (key, sample.labels.get("provider", ""), sample.labels.get("model", ""))
+                rates.setdefault(pair, {})[signal] = sample.value
+    return {
+        pair: PairAnswers(found["pair_answers"], found.get("pair_output", 0.0) / found["pair_answers"])
+        for pair, found in rates.items()
+        if found.get("pair_answers", 0.0) > 0
+    }
+
+
+def _ratio(total: float, number: float) -> float | None:
+    return total / number if total > 0 and number > 0 else None

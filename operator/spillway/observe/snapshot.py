@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from spillway.api import CostPolicy, ExternalProvider, GPUPool, MoEDeployment, Reason
@@ -18,7 +18,8 @@ from spillway.decide.snapshot import (
 )
 from spillway.ledger import Pair
 from spillway.observe import cluster
-from spillway.observe.demand import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS
+from spillway.observe.demand import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS, PairAnswers
+from spillway.observe.hints import hint_windows
 from spillway.observe.money import Money
 from spillway.observe.objects import Objects
 from spillway.observe.pools import pool as observed_pool
@@ -55,7 +56,10 @@ def take(
     return Snapshot(
         time=now,
         deployments=tuple(
-            deployment(r, objects, providers, policies, traffic, money, health)
+            replace(
+                deployment(r, objects, providers, policies, traffic, money, health),
+                hints=hint_windows(r.moe.spec.hints, now),
+            )
             for r in sorted(resolved, key=lambda r: r.moe.key)
         ),
         pools=tuple(observed_pool(p, objects) for _, p in sorted(pools.items())),
@@ -76,7 +80,11 @@ def deployment(
     moe, spec = resolved.moe, resolved.moe.spec
     own_policies = money.policies.get(moe.metadata.namespace, ())
     demand = traffic.of(moe.key) if traffic else None
-    options = tuple(option(moe, t.name, t.model, providers, money, health) for t in spec.spill.providers)
+    pairs = traffic.pairs if traffic else {}
+    options = tuple(
+        option(moe, t.name, t.model, providers, money, health, pairs.get((moe.key, t.name, t.model)))
+        for t in spec.spill.providers
+    )
     return Deployment(
         namespace=moe.metadata.namespace,
         name=moe.metadata.name,
@@ -109,6 +117,7 @@ def deployment(
         demand=demand,
         rates=traffic.rates.get(moe.key, ()) if traffic else (),
         providers=options,
+        cheapest_first=spec.spill.order == "Cheapest",
         policies=own_policies,
         lease_seconds=float(money.lease_seconds.get(moe.metadata.namespace, 15)),
         usd_value_per_request=value_per_request(own_policies, policies, options, demand),
@@ -160,6 +169,7 @@ def option(
     providers: Mapping[str, ExternalProvider],
     money: Money,
     health: ProviderHealth,
+    answers: PairAnswers | None = None,
 ) -> ProviderOption:
     """One pair of the deployment with what stands against it, the user's errors first, then money, then health."""
     provider = providers.get(provider_name)
@@ -203,6 +213,10 @@ def option(
         affordable_in_flight=0 if reason else money.caps.get(pair, 0),
         unavailable=reason,
         unavailable_message=message,
+        verbosity=1.0 if model.verbosity is None else float(model.verbosity),
+        failing=provider_name in health.failing,
+        answers_per_second=answers.per_second if answers else 0.0,
+        output_tokens_per_answer=answers.output_tokens if answers else 0.0,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from spillway.decide.snapshot import Demand, EngineRates
 from spillway.observe import demand, load
-from spillway.observe.demand import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS
+from spillway.observe.demand import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS, PairAnswers
 from spillway.observe.load import PodLoad
 from spillway.observe.prometheus import Answers, Prometheus
 
@@ -33,6 +33,7 @@ class Traffic:
     demand: Mapping[str, Demand] = field(default_factory=dict)
     load: Mapping[str, PodLoad] = field(default_factory=dict)  # by namespace/pod
     rates: Mapping[str, tuple[EngineRates, ...]] = field(default_factory=dict)
+    pairs: Mapping[tuple[str, str, str], PairAnswers] = field(default_factory=dict)  # by deployment, provider, model
     age_seconds: float = UNKNOWN_AGE_SECONDS
 
     def of(self, key: str) -> Demand:
@@ -54,6 +55,7 @@ def read(answers: Answers, windows: Windows) -> Traffic:
         demand=demand.demands(answers, tokens[0], tokens[1], age),
         load=load.by_pod(answers, windows.stale_seconds),
         rates=load.rates(answers),
+        pairs=demand.pair_answers(answers),
         age_seconds=age,
     )
 

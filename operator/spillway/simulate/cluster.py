@@ -9,6 +9,7 @@ provider that takes it, and what none takes is refused.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -57,6 +58,38 @@ class Outlet:
     usd: float
 
 
+class Deferred:
+    """Work that may wait: it fills what the replicas have left, the oldest first, and is work like any other once its
+    deadline has come. Until then it never goes outside, and it is no reason to start a replica."""
+
+    def __init__(self, share: float, deadline_seconds: float) -> None:
+        self._share, self._bins = share, round(deadline_seconds / BIN_SECONDS)
+        self._waiting: deque[tuple[int, float]] = deque()  # deadline (bin) and work
+        self.seen = [0.0]  # work that could not wait (any longer) or was done early, cumulative, by bin
+
+    def due(self, now: int, work: float) -> float:
+        """The work of this bin that cannot wait, deadlines that have come included."""
+        waits = work * self._share
+        work -= waits
+        self._waiting.append((now + self._bins, waits))
+        while self._waiting and self._waiting[0][0] <= now:
+            work += self._waiting.popleft()[1]
+        self.seen.append(self.seen[-1] + work)
+        return work
+
+    def fill(self, room: float) -> float:
+        """Waiting work for which there is room now."""
+        taken = 0.0
+        while self._waiting and taken < room:
+            deadline, work = self._waiting.popleft()
+            part = min(work, room - taken)
+            taken += part
+            if part < work:
+                self._waiting.appendleft((deadline, work - part))
+        self.seen[-1] += taken
+        return taken
+
+
 class Fleet:
     """One deployment in the cluster."""
 
@@ -71,6 +104,7 @@ class Fleet:
         self.ready_units = 0.0
         self.ready_count = 0
         self.spilled_requests, self.refused_requests = [0.0], [0.0]  # cumulative, by bin
+        self.deferred = Deferred(spec.deferrable_share, spec.deadline_seconds) if spec.deferrable_share else None
         self.served_tokens = [(0.0, 0.0)]  # input and output, cumulative, by bin
         self.next_change = 0
         self._leaving: list[tuple[int, str, int]] = []  # until which bin, pool and GPUs of replicas that drain
@@ -168,10 +202,14 @@ class Fleet:
         """One bin. `outside`: the providers that may be used, in order. `share`: of the work, that goes outside though
         replicas could take it."""
         ledger, work = self.ledger, float(self.work[now]) if now < len(self.work) else 0.0
+        if self.deferred is not None:
+            work = self.deferred.due(now, work)
         out = work * share
         self.queued += work - out
         served = min(self.queued, self.ready_units)
         self.queued -= served
+        if self.deferred is not None and self.queued <= 0:
+            served += self.deferred.fill(self.ready_units - served)
         excess = self.queued - self.ready_units * self.spec.queue_seconds / BIN_SECONDS
         if excess > 0:
             self.queued -= excess

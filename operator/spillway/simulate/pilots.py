@@ -132,8 +132,12 @@ class SpillwayPilot:
         requests, tokens_in, tokens_out = self._sums[fleet.spec.key].between(begin, until)
         seconds = (until - begin) * BIN_SECONDS
         known = requests > 0
+        counts = 1.0  # of what came, what the fleet is to be sized for
+        if fleet.deferred is not None:
+            came = float(fleet.work[begin:until].sum())
+            counts = (fleet.deferred.seen[until] - fleet.deferred.seen[begin]) / came if came > 0 else 0.0
         return Demand(
-            requests_per_second=requests / seconds,
+            requests_per_second=counts * requests / seconds,
             input_tokens_per_request=tokens_in / requests if known else 1200.0,
             output_tokens_per_request=tokens_out / requests if known else 200.0,
             spilled_per_second=(fleet.spilled_requests[until] - fleet.spilled_requests[begin]) / seconds,
@@ -153,7 +157,8 @@ class SpillwayPilot:
                     name,
                     "",
                     price_in,
-                    price_out * provider.verbosity,
+                    price_out,
+                    verbosity=provider.verbosity,
                     affordable_in_flight=0 if reason else AFFORDABLE,
                     unavailable=reason,
                     unavailable_message=f"{name}: {reason}" if reason else "",
@@ -242,4 +247,5 @@ def _deployment(key: str, world: World) -> Deployment:
         variants=spec.variants,
         policies=tuple(b.name for b in world.budgets),
         usd_value_per_request=spec.usd_value_per_request,
+        hints=tuple(replace(h, begin=h.begin + world.begin, end=h.end + world.begin) for h in spec.hints),
     )

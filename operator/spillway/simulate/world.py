@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from spillway.decide.snapshot import Settings, Variant
+from spillway.decide.snapshot import HintWindow, Settings, Variant
 from spillway.simulate.economics import BIN_SECONDS
 from spillway.simulate.traces import Floats
 
@@ -92,6 +92,9 @@ class VirtualDeployment:
     queue_seconds: float = 10.0
     usd_value_per_request: float = 1.0
     ready_at_begin: int = 0  # replicas of the first variant
+    hints: tuple[HintWindow, ...] = ()  # seconds from the begin
+    deferrable_share: float = 0.0  # of the work, that may wait until its deadline
+    deadline_seconds: float = 0.0  # from arrival; then it is work like any other
     capacity_error: float = 0.0
 
     @property

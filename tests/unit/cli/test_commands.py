@@ -19,7 +19,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
 def test_help_names_every_command() -> None:
     status, text, _ = run("--help")
     assert status == 0
-    for word in ("operator", "gateway", "gateway-drain", "explain", "kubectl spillway"):
+    for word in ("operator", "gateway", "gateway-drain", "explain", "simulate", "kubectl spillway"):
         assert word in text
 
 

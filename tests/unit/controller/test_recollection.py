@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from spillway.act.kube import KubeError
 from spillway.controller.recollection import (
+    HASHED_KEY,
     OLD_KEY,
     POOLS,
     POOLS_KEY,
@@ -226,6 +227,20 @@ async def test_the_one_object_of_before_is_split_once() -> None:
     await keeper.keep(loaded)
     assert "data" not in server.objects[POOLS]
     assert await recollection(server).load() == memory("a/x")
+
+
+async def test_the_eighths_of_before_are_split_once() -> None:
+    server, events = Server(), Events()
+    own = Memory(time=1.0, deployments={"a/x": learned(), "b/y": learned(2)}, pools={"b200": PoolMemory(failures=2)})
+    server.objects["spillway-memory-0"] = {"metadata": {}, "binaryData": {HASHED_KEY: pack(own)}}
+    server.objects["spillway-memory-5"] = {"metadata": {}, "binaryData": {HASHED_KEY: "nonsense"}}
+    keeper = recollection(server, events, "c/z")
+    loaded = await keeper.load()
+    assert loaded == own
+    assert sorted(name for name, _ in events.told) == ["b200", "z"]
+    await keeper.keep(loaded)
+    assert all(HASHED_KEY not in obj["binaryData"] for obj in server.objects.values())
+    assert await recollection(server).load() == own
 
 
 async def test_the_one_object_of_before_that_cannot_be_read_is_told_to_all() -> None:

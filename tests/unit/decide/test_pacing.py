@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,9 +20,9 @@ from .world import ZAI, World, deployment
 DAY = 86_400.0
 
 
-def budget(spent: float, scope: str = "External", **changes: object) -> Budget:
+def budget(spent: float, scope: str = "External", **changes: Any) -> Budget:
     base = Budget("team", "day", Decimal(100), Decimal(str(round(100 - spent, 6))), DAY, scope=scope, paced=True)
-    return replace(base, **changes)  # type: ignore[arg-type]
+    return replace(base, **changes)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_whose_dollars_count(scope: str, external: bool, gpu: bool) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"paced": False}, {"policy": "others"}, {"resets_at": 0.0}])
-def test_budgets_that_do_not_pace(changes: dict[str, object]) -> None:
+def test_budgets_that_do_not_pace(changes: dict[str, Any]) -> None:
     snapshot = Snapshot(12 * 3600.0, (), (), (budget(60, **changes),))
     assert multipliers(snapshot, deployment()).external == 1
     assert words(snapshot, deployment()) == ""
@@ -99,9 +101,11 @@ def test_dear_gpus_mean_fewer_replicas() -> None:
     for world, scope in ((paced, "Total"), (unpaced, "External")):
         snapshot = world.snapshot
 
-        def with_budget(world: World = world, scope: str = scope, snapshot: object = snapshot) -> Snapshot:
+        def with_budget(
+            world: World = world, scope: str = scope, snapshot: Callable[[], Snapshot] = snapshot
+        ) -> Snapshot:
             one = budget(60, scope, starts_at=world.now - DAY / 2, resets_at=world.now + DAY / 2)
-            return replace(snapshot(), budgets=(one,))  # type: ignore[operator]
+            return replace(snapshot(), budgets=(one,))
 
         world.snapshot = with_budget  # type: ignore[method-assign]
         world.run(4 * 3600)

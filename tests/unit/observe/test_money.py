@@ -76,7 +76,7 @@ def test_money_left_gives_caps_and_a_bound() -> None:
     assert money.stops == {}
     assert money.policies == {"chat": ("team",)}
     assert money.grants["team", "day"].bound_usd == Decimal(4)
-    [budget] = budgets(money)
+    [budget] = budgets(money, {})
     assert (budget.policy, budget.name, budget.amount, budget.remaining) == ("team", "day", Decimal(400), Decimal(400))
     assert budget.resets_at == datetime(2026, 11, 24, tzinfo=UTC).timestamp()
 
@@ -207,14 +207,23 @@ def test_spend_of_other_namespaces_does_not_count() -> None:
 def test_a_spent_budget_counts_as_spent_and_another_policys_does_not() -> None:
     idle = example("CostPolicy", "idle", selector={"namespaces": ["batch"]})
     money = assessed(spent("400"), policies(example("CostPolicy", "team"), idle))
-    left = {b.policy: b.remaining for b in budgets(money)}
+    left = {b.policy: b.remaining for b in budgets(money, {})}
     assert left == {"team": Decimal(0), "idle": Decimal(400)}
+
+
+def test_a_paced_budget_has_its_period() -> None:
+    paced = policies(example("CostPolicy", "team", pacing="Even"))
+    [found] = budgets(assessed(spent("100"), paced), paced)
+    assert found.paced
+    assert found.starts_at <= NOON.timestamp() < found.resets_at
+    [plain] = budgets(assessed(spent("100")), policies(example("CostPolicy", "team")))
+    assert not plain.paced
 
 
 def test_a_budget_whose_rest_carries_no_request_counts_as_spent() -> None:
     money = assessed(spent("399.9999999"), in_flight=2000)
     assert PAIR in money.stops
-    assert [b.remaining for b in budgets(money)] == [Decimal(0)]
+    assert [b.remaining for b in budgets(money, {})] == [Decimal(0)]
 
 
 @pytest.mark.parametrize(

@@ -129,3 +129,33 @@ def test_no_work_and_no_dollar_is_lost(work: list[float], wanted: dict[int, int]
     assert all(r <= a for r, a in zip(ledger.ready, ledger.asked, strict=True))
     assert np.isfinite([*ledger.gpu_usd, *ledger.external_usd, *ledger.stop_usd]).all()
     assert sum(ledger.gpu_usd) == pytest.approx(0.10 * sum(ledger.asked))
+
+
+def test_work_that_may_wait_fills_what_is_left_and_is_urgent_at_its_deadline() -> None:
+    # Half of each bin's work may wait two bins. One replica: bin 0 has 0.6 urgent and 0.6 that may wait.
+    one = deployment([1.2, 0.4, 0.0, 0.0], ready_at_begin=1, deferrable_share=0.5, deadline_seconds=20.0)
+    ledger = scripted(world(one), {})
+    assert ledger.served == pytest.approx([1.0, 0.6, 0.0, 0.0])
+    assert sum(ledger.spilled) == 0
+    # Without a replica it goes outside when its time has come.
+    none = scripted(world(replace(one, ready_at_begin=0)), {})
+    assert none.spilled == pytest.approx([0.6, 0.2, 0.6, 0.2])
+
+
+@given(
+    st.lists(st.floats(0, 3), min_size=1, max_size=40),
+    st.floats(0.01, 1),
+    st.integers(0, 30),
+    st.integers(0, 3),
+)
+@settings(max_examples=50, deadline=None)
+def test_work_that_waits_is_not_lost(work: list[float], share: float, deadline: int, replicas: int) -> None:
+    padded = [*work, *[0.0] * (deadline + 2)]
+    one = deployment(
+        padded, ready_at_begin=replicas, deferrable_share=share, deadline_seconds=deadline * 10.0, max_replicas=3
+    )
+    ledger = scripted(world(one), {})
+    done = sum(ledger.served) + sum(ledger.spilled) + sum(ledger.refused)
+    assert done <= sum(work) + 1e-9
+    assert sum(work) - done <= replicas + 1e-9, "all but a queue"
+    assert all(served <= replicas + 1e-9 for served in ledger.served)

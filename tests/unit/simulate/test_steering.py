@@ -13,8 +13,13 @@ from spillway.decide import Memory, Plan, Snapshot, decode, encode, plan
 from spillway.decide.provisioning import RULES
 from spillway.simulate import pilots
 from spillway.simulate.economics import BIN_SECONDS
+from spillway.simulate.load import scale
 from spillway.simulate.pilots import SpillwayPilot
+from spillway.simulate.presets import PRESETS
 from spillway.simulate.run import play
+from spillway.simulate.single import Controls
+from spillway.simulate.study import Case, run
+from spillway.simulate.synthetic import Synthetic, generate, pattern
 from spillway.simulate.world import Faults, VirtualBudget, VirtualPool, World
 
 from .worlds import API, REPLICA, SLOW, deployment, steered, world
@@ -189,3 +194,19 @@ def test_a_paced_budget_lasts_and_is_used(share: float) -> None:
         assert spent[-1] >= 0.97 * budget.usd
         line = budget.usd * np.arange(1, bins + 1) / bins
         assert np.all(spent <= line + 0.13 * budget.usd), "never far ahead of its line"
+
+
+@pytest.mark.parametrize("name", ["week", "launches", "redrawn-levels"])
+def test_a_forecast_that_is_always_wrong_costs_little_over_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """PLCP is told of a flood whenever demand is low and of nothing whenever it is high."""
+
+    def wrong(history: object, level: float) -> np.ndarray:
+        return np.full((16, 24), 0.0 if level > 4 else 12.0)
+
+    bins = 2 * 8640
+    trace = generate(replace(Synthetic(), bins=bins), 1) if name == "week" else pattern(name, bins, 1)
+    economics = PRESETS["B"]()
+    case = Case(scale(trace, economics, 4.0), economics, controls=Controls(tick_seconds=30.0))
+    plain = run(case, "lcp").score.usd
+    monkeypatch.setattr("spillway.decide.provisioning.forecast.scenarios", wrong)
+    assert run(case, "plcp").score.usd <= 1.05 * plain

@@ -25,11 +25,14 @@ from numpy.typing import NDArray
 from spillway.decide.provisioning.evidence import Evidence, Floats, layer_loads, resampled
 from spillway.decide.provisioning.lcp import ALMOST, NOTHING_USD
 
-HALF_LIVES_SECONDS = np.array([90.0, 180.0, 360.0, 720.0, 1500.0, 5400.0])  # of the loads' EWMAs
+# Of the loads' EWMAs, and what an expert is charged for each start, so that nobody flaps for a cent; both in units of
+# what a start takes (cold start and drain): a fleet that starts in seconds may follow its load in seconds.
+HALF_LIVES = np.array([90.0, 180.0, 360.0, 720.0, 1500.0, 5400.0]) / 660.0
+WEAR = 240.0 / 660.0
+LEAST_START_SECONDS = 5.0
 ETA = 300.0  # how sharply weights follow costs; costs are in days of the mean expert's cost
 MEMORY_HALF_LIFE_SECONDS = 43_200.0  # of the experts' costs
 QUANTILES = (0.4, 0.6)  # of the weighted virtual sizes, between which the real fleet stays as it is
-WEAR_SECONDS = 240.0  # of rent, charged to an expert for each start: so that nobody flaps for a cent
 PRICE_MEMORY_SECONDS = 3600.0  # time constant of the mean price of a unit elsewhere
 JUMP = 4.0  # change of that price at which what was learned at the old one is dropped; traffic mixes change it less
 NEGLIGIBLE = 1e-6  # load below which a layer's averages are forgotten
@@ -132,7 +135,7 @@ def _begin(evidence: Evidence, size: int) -> _Fleets:
     regrets[:, : evidence.on] = MU * evidence.start_usd
     loads = (np.arange(size) < evidence.on).astype(float)
     return _Fleets(
-        ewma=np.tile(loads, (len(HALF_LIVES_SECONDS), 1)),
+        ewma=np.tile(loads, (len(HALF_LIVES), 1)),
         regrets=regrets,
         sizes=np.full(EXPERTS, min(evidence.on, size)),
         queued=np.zeros(EXPERTS),
@@ -145,7 +148,7 @@ def _begin(evidence: Evidence, size: int) -> _Fleets:
 
 def _restore(state: HexState, evidence: Evidence, size: int) -> _Fleets:
     return _Fleets(
-        ewma=_rows(state.ewma, len(HALF_LIVES_SECONDS), size),
+        ewma=_rows(state.ewma, len(HALF_LIVES), size),
         regrets=_rows(state.regrets_usd, len(_LCP), size),
         sizes=np.minimum(np.array(state.sizes), size),
         queued=np.array(state.queued),
@@ -155,6 +158,10 @@ def _restore(state: HexState, evidence: Evidence, size: int) -> _Fleets:
         # Those that have become ready need not be told apart any more.
         starting=[s for s in state.starting if s[1] > evidence.time - evidence.seconds - evidence.delay_seconds],
     )
+
+
+def _start_seconds(evidence: Evidence) -> float:
+    return max(evidence.delay_seconds + evidence.drain_seconds, LEAST_START_SECONDS)
 
 
 def _settle(fleets: _Fleets, evidence: Evidence, size: int) -> Floats:
@@ -170,7 +177,7 @@ def _settle(fleets: _Fleets, evidence: Evidence, size: int) -> Floats:
     rents = np.concatenate(([0.0], np.cumsum(evidence.shares(size)))) * rent
     cost: Floats = fleets.owed + rents[fleets.sizes] * seconds + spilled * evidence.off_usd
     loads = layer_loads(evidence, size)
-    fleets.ewma += (1 - 0.5 ** (seconds / HALF_LIVES_SECONDS))[:, None] * (loads - fleets.ewma)
+    fleets.ewma += (1 - 0.5 ** (seconds / (HALF_LIVES * _start_seconds(evidence))))[:, None] * (loads - fleets.ewma)
     fleets.regrets += (evidence.off_usd * loads / evidence.shares(size) - rent) * seconds
     return cost
 
@@ -192,7 +199,8 @@ def _decide(fleets: _Fleets, evidence: Evidence, size: int, kappa: float) -> Non
     may_stop = evidence.time - fleets.youngest >= max(evidence.minimum_seconds, evidence.delay_seconds)
     new = np.where(up > old, up, np.minimum(np.where(may_stop, low, old), old))
     more, fewer = np.maximum(new - old, 0), np.maximum(old - new, 0)
-    fleets.owed = (fewer * evidence.drain_seconds + more * WEAR_SECONDS) * evidence.rent_usd
+    wear = WEAR * _start_seconds(evidence)
+    fleets.owed = (fewer * evidence.drain_seconds + more * wear) * evidence.rent_usd
     fleets.youngest = np.where(more > 0, evidence.time, fleets.youngest)
     for expert in np.flatnonzero(more).tolist():
         fleets.starting.extend([(expert, evidence.time)] * int(more[expert]))
