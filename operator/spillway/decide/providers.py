@@ -64,14 +64,16 @@ def _learned(option: ProviderOption, known: ProviderMemory | None) -> ProviderOp
 def _cheapest_first(
     options: list[ProviderOption], last: tuple[str, ...], demand: Demand | None
 ) -> list[ProviderOption]:
-    """From the last order (at first the user's), neighbours change places while the later one is clearly cheaper."""
+    """From the user's order, neighbours change places while the later one is clearly cheaper; one that stands before
+    another because it was stays there while it is cheaper at all."""
     place = {name: number for number, name in enumerate(last)}
-    found = sorted(options, key=lambda option: place.get(option.name, len(place)))
+    found = list(options)
     tokens = (demand.input_tokens_per_request, demand.output_tokens_per_request) if demand else (1000.0, 200.0)
     usd = {option.name: option.usd_per_request(*tokens) for option in found}
     for end in range(len(found) - 1, 0, -1):
         for i in range(end):
             one, other = found[i], found[i + 1]
-            if usd[other.name] < usd[one.name] * (1 - MARGIN):
+            went_first = place.get(other.name, len(place)) < place.get(one.name, len(place))
+            if usd[other.name] < usd[one.name] * (1.0 if went_first else 1 - MARGIN):
                 found[i], found[i + 1] = other, one
     return found

@@ -47,6 +47,32 @@ def test_what_was_first_stays_first_until_another_is_clearly_cheaper() -> None:
     assert first(CHEAP, CLOSE, memory=memory) == ["close", "cheap"]
 
 
+def test_of_equal_price_the_list_counts_also_when_it_is_changed_later() -> None:
+    same = replace(CHEAP, provider="same")
+    memory = DeploymentMemory(provider_order=("cheap/m", "same/m"))
+    assert first(same, CHEAP, memory=memory) == ["same", "cheap"]
+
+
+@given(st.lists(st.floats(0.5, 2.0), min_size=1, max_size=6), st.lists(st.floats(-0.04, 0.04), max_size=20))
+def test_noise_of_the_prices_moves_nobody_to_and_fro(prices: list[float], noise: list[float]) -> None:
+    """Whatever changes place does so once in each direction that the noise goes beyond; equal inputs stay."""
+    options = [replace(CHEAP, provider=f"p{n}", usd_per_million_output=3 * price) for n, price in enumerate(prices)]
+    memory = DeploymentMemory()
+    for _ in range(3):
+        order = ranked(0.0, deployment(providers=tuple(options), demand=DEMAND), memory).providers
+        memory = replace(memory, provider_order=tuple(o.name for o in order))
+    assert memory.provider_order == tuple(
+        o.name for o in ranked(0.0, deployment(providers=tuple(options), demand=DEMAND), memory).providers
+    )
+    tokens = [replace(DEMAND, output_tokens_per_request=200.0 * (1 + n)) for n in noise]
+    two = (DEAR, CHEAP)
+    for demand in tokens:
+        assert [o.provider for o in ranked(0.0, deployment(providers=two, demand=demand), memory).providers] == [
+            "cheap",
+            "dear",
+        ]
+
+
 def test_a_wordy_model_costs_more_than_its_tokens() -> None:
     assert first(replace(CHEAP, verbosity=4.0), DEAR) == ["dear", "cheap"]
 
