@@ -15,10 +15,11 @@ from spillway.decide.holders import gpus, holders
 from spillway.decide.memory import DeploymentMemory, Memory, PoolMemory
 from spillway.decide.outcome import Decision, DeploymentPlan, Plan
 from spillway.decide.planner import plan
+from spillway.decide.reasons import Code
 from spillway.decide.snapshot import Demand, Deployment, Phase, ProviderOption, Snapshot, Variant
-from spillway.decide.starts import cold_start_seconds
-from spillway.decide.target import Target, fresh_demand, slots, target
-from spillway.decide.words import duration
+from spillway.decide.starts import cold_start_p90_seconds, cold_start_seconds
+from spillway.decide.target import HINT_MARGIN_SECONDS, Target, fresh_demand, slots, target
+from spillway.decide.words import duration, hint_words
 
 ALIKE_USD_PER_HOUR = 0.01  # a difference that nobody speaks of
 
@@ -232,6 +233,8 @@ def _limits(seen: _Seen) -> tuple[str, ...]:
     work = planned.work
     if deployment.pinned_replicas:
         told.append(f"Pinned: spec.replicas pins {deployment.pinned_replicas}")
+    elif (hinted := _hinted(seen)) and work is not None and work < total:
+        told.append(f"{Code.HINT}: spec.hints {hint_words(seen.snapshot, deployment, hinted)}")
     elif work is not None and total and total <= deployment.min_replicas and work < total - 1:
         told.append(f"minReplicas {deployment.min_replicas} keeps more than demand would fill ({work:.1f})")
     if deployment.floor_only:
@@ -245,6 +248,19 @@ def _limits(seen: _Seen) -> tuple[str, ...]:
         if not p.permitted
     ]
     return tuple(told)
+
+
+def _hinted(seen: _Seen) -> int:
+    """What known events that go on, or that replicas are started for, want beyond the floor; else 0."""
+    now, total = seen.snapshot.time, seen.planned.replicas
+    longest = max((cold_start_p90_seconds(seen.own, v) for v in seen.deployment.variants), default=0.0)
+    wanted = [
+        h.min_replicas
+        for h in seen.deployment.hints
+        if h.begin - longest - HINT_MARGIN_SECONDS <= now < h.end and h.min_replicas <= total
+    ]
+    most = max(wanted, default=0)
+    return most if most > seen.deployment.min_replicas else 0
 
 
 def _why_not(seen: _Seen, variant: Variant) -> str:
@@ -277,6 +293,12 @@ def _reasons(seen: _Seen, variant: Variant) -> list[str]:
     deployment, found = seen.deployment, []
     if deployment.paused:
         return ["The deployment is paused (annotation spillway.dev/paused): nothing is started or stopped"]
+    if deployment.dry_run:
+        would = next((d.message for d in seen.planned.decisions if d.code is Code.DRY_RUN), "would change nothing")
+        return [f"It is a dry run (annotation spillway.dev/dry-run), which changes nothing: Spillway {would}"]
+    if deployment.floor_only and seen.planned.replicas <= deployment.min_replicas:
+        floor = deployment.min_replicas
+        found.append(f"A GPU budget is spent, so no more than minReplicas {floor} runs, and the cheapest has that")
     if not seen.known and not deployment.pinned_replicas:
         found.append("There are no fresh metrics, so what runs is held")
     if seen.snapshot.pool(variant.pool) is None:

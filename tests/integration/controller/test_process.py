@@ -34,14 +34,15 @@ def kinds(kube: Server) -> None:
 
 
 @asynccontextmanager
-async def operator(place: Place, name: str) -> AsyncIterator[subprocess.Process]:
-    """A process that is killed at the end, if it still runs."""
+async def operator(place: Place, name: str, *flags: str) -> AsyncIterator[subprocess.Process]:
+    """A process that is killed at the end, if it still runs. Of flags given twice, the later counts."""
     arguments = ["--namespace", place.namespace, "--pod-name", name, "--bind-address", "127.0.0.1"]
     arguments += ["--ads-port", "0", "--health-port", "0", "--prometheus-url", "http://127.0.0.1:1"]
     process = await subprocess.create_subprocess_exec(
         str(Path(sys.prefix, "bin", "spillway")),
         "operator",
         *arguments,
+        *flags,
         env={**os.environ, "KUBECONFIG": str(place.server.kubeconfig)},
         stderr=subprocess.PIPE,
     )

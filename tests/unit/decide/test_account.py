@@ -9,7 +9,7 @@ import pytest
 from spillway.decide import Account, Memory, account, decode, encode, plan
 from spillway.decide.memory import CapacityMemory, DeploymentMemory, PoolMemory
 from spillway.decide.outcome import Plan
-from spillway.decide.snapshot import Asked, Demand, Deployment, Phase, Pool, Replica, Snapshot
+from spillway.decide.snapshot import Asked, Demand, Deployment, HintWindow, Phase, Pool, Replica, Snapshot
 
 from .world import BLACKWELL, HOPPER, ZAI, World, deployment
 
@@ -149,6 +149,20 @@ CHEAP = replace(HOPPER, usd_per_hour=4.0)
             "Nothing is wanted at all: 2.30 replicas of work do not earn",
         ),
         (on_blackwell(paused=True), POOLS, None, {BLACKWELL.name: 3}, "The deployment is paused"),
+        (
+            on_blackwell(dry_run=True),
+            POOLS,
+            None,
+            {BLACKWELL.name: 3},
+            "It is a dry run (annotation spillway.dev/dry-run), which changes nothing: Spillway would change nothing",
+        ),
+        (
+            on_blackwell(floor_only=True, min_replicas=3),
+            POOLS,
+            None,
+            {BLACKWELL.name: 3},
+            "A GPU budget is spent, so no more than minReplicas 3 runs",
+        ),
         (on_blackwell(None), POOLS, None, {BLACKWELL.name: 3}, "There are no fresh metrics, so what runs is held"),
         (on_blackwell(), POOLS[:1], None, {BLACKWELL.name: 3}, "Its pool h200 is gone"),
         (
@@ -193,6 +207,23 @@ def test_limits_are_told() -> None:
     assert "zai/glm-5 may not be used: budget day is spent" in told
     assert "nothing may go to providers (budget day is spent)" in found.chosen
     assert settled(on_blackwell(pinned_replicas=3)).limits[-1] == "Pinned: spec.replicas pins 3"
+
+
+def test_a_known_event_that_holds_replicas_is_told() -> None:
+    tiny = replace(LOAD, requests_per_second=0.1)
+    hints = (HintWindow(NOW + 60, NOW + 3600, 3), HintWindow(NOW + 90_000, NOW + 99_000, 8))
+    found = settled(on_blackwell(tiny, hints=hints), wanted={BLACKWELL.name: 3})
+    assert "Hint: spec.hints wants 3 from 2027-01-15 08:01 UTC on, in 60 s" in found.limits
+    over = settled(on_blackwell(tiny, hints=(replace(hints[0], end=NOW),)), wanted={BLACKWELL.name: 3})
+    assert not any("Hint" in limit for limit in over.limits)
+
+
+def test_providers_are_told_in_the_order_and_at_the_price_that_they_really_have() -> None:
+    wordy = replace(ZAI, provider="wordy", verbosity=2.0)
+    found = settled(on_blackwell(providers=(wordy, ZAI)), wanted={BLACKWELL.name: 3})
+    assert [o.name for o in found.providers] == ["zai/glm-5", "wordy/glm-5"]
+    usual, twice = (o.usd_per_hour or 0.0 for o in found.providers)
+    assert twice - usual == pytest.approx(18 * 3600 * 211 * 3.2 / 1e6, abs=0.02)
 
 
 def test_what_replicas_really_do_counts() -> None:

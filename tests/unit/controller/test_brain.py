@@ -1,0 +1,76 @@
+"""A loaded memory with which no plan can be made ends nobody; a bug later does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from spillway.controller import brain as module
+from spillway.controller.brain import Brain
+from spillway.controller.chronicle import Chronicle
+from spillway.decide import Memory, Plan, Snapshot, plan
+from tests.unit.decide.world import World
+
+LOADED = Memory(time=77.0)
+
+
+class Told:
+    def __init__(self) -> None:
+        self.dropped: list[str] = []
+        self.recorded: list[Memory] = []
+
+    async def drop(self, why: str) -> None:
+        self.dropped.append(why)
+
+    def record(self, snapshot: Snapshot, before: Memory, planned: Plan) -> None:
+        self.recorded.append(before)
+
+
+def brain(told: Told, memory: Memory) -> Brain:
+    nothing: Any = None  # planning alone is looked at
+    return Brain(
+        nothing,
+        nothing,
+        nothing,
+        nothing,
+        nothing,
+        nothing,
+        nothing,
+        memory,
+        nothing,
+        told.drop,
+        Chronicle(),
+        told.record,
+    )
+
+
+async def test_the_loaded_memory_is_dropped_and_the_plan_made_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def picky(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
+        if memory.time == 77.0:
+            raise KeyError("a variant of before")
+        return plan(snapshot, memory)
+
+    monkeypatch.setattr(module, "plan", picky)
+    told, snapshot = Told(), World().snapshot()
+    mine = brain(told, LOADED)
+    assert await mine._plan(snapshot) == plan(snapshot, Memory())[0]
+    assert told.dropped == ["no plan can be made with it: KeyError: 'a variant of before'"]
+    assert told.recorded == [Memory()]
+    assert mine.memory == plan(snapshot, Memory())[1]
+
+
+@pytest.mark.parametrize("memory", [Memory(), LOADED])
+async def test_a_bug_is_not_taken_for_the_memorys_fault(monkeypatch: pytest.MonkeyPatch, memory: Memory) -> None:
+    told, snapshot = Told(), World().snapshot()
+    mine = brain(told, memory)
+    await mine._plan(snapshot)
+
+    def broken(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(module, "plan", broken)
+    with pytest.raises(ZeroDivisionError):
+        await mine._plan(snapshot)
+    assert told.dropped == []
+    assert told.recorded == [memory]
