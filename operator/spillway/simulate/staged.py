@@ -82,6 +82,20 @@ def _use(pool: VirtualPool, played: Played) -> PoolUse:
     )
 
 
+def totals(one: WorldRun) -> dict[str, float]:
+    """Of all deployments together; work counts in each one's own replicas."""
+    ledgers = one.played.ledgers.values()
+    refused, work = sum(sum(x.refused) for x in ledgers), sum(sum(x.served) + sum(x.spilled) for x in ledgers)
+    scores = one.scores.values()
+    return {
+        "cost": sum(s.usd for s in scores),
+        "gpu": sum(s.gpu_usd for s in scores),
+        "external": sum(s.external_usd for s in scores),
+        "slo": 1 - refused / (work + refused) if work + refused > 0 else 1.0,
+        "starts_per_day": sum(s.starts_per_day for s in scores),
+    }
+
+
 def overrun_usd(account: Account, spent: Spent) -> float:
     """By how much a period's spend passed its amount, to the millionth of a dollar: sums of floats are not exact."""
     return max(0.0, round(spent.usd - account.budget.usd, 6))
