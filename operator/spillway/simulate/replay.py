@@ -76,10 +76,15 @@ def replay(url: str, deployment: str, range_seconds: float, step_seconds: float,
             name: _series(client, query, begin, end, step_seconds)
             for name, query in queries(deployment, step_seconds).items()
         }
+    except requests.ConnectionError as error:
+        raise MetricsUnavailable(
+            f"{url} cannot be reached: give the address of a Prometheus, such as http://localhost:9090 behind "
+            "kubectl port-forward"
+        ) from error
     except (requests.RequestException, PrometheusApiClientException, ValueError, LookupError, TypeError) as error:
         if isinstance(error, BadTrace):
             raise
-        raise MetricsUnavailable(f"{url}: {str(error)[:300]}; give the address of a Prometheus") from error
+        raise MetricsUnavailable(f"{url} does not answer as a Prometheus does: {str(error)[:200]}") from error
     if not signals["arrivals"]:
         raise BadTrace(f"{url}: {deployment} was never scraped twice within {step_seconds:g} s: give a longer --step")
     return _trace(deployment, signals, step_seconds)
