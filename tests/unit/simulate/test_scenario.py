@@ -297,7 +297,14 @@ def test_any_text_gives_a_scenario_or_its_one_error(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["!!timestamp x", "!!int ''", "!!bool x", "!!float 1e", "2026-13-45", "&a [*a]", "&a {b: *a}", "[" * 3000]
-    + ["1" * 5000, "!!python/object:os.system {}", "? {a: b}\n: c", "%YAML 9.9\n---\na", "\x00", "kind: List\nitems: [1]"],
+    + [
+        "1" * 5000,
+        "!!python/object:os.system {}",
+        "? {a: b}\n: c",
+        "%YAML 9.9\n---\na",
+        "\x00",
+        "kind: List\nitems: [1]",
+    ],
 )
 def test_what_yaml_itself_stumbles_over(text: str) -> None:
     with pytest.raises(BadScenario):
