@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
+import yaml
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from spillway.cli.main import app
 from spillway.cli.simulate import seconds, windows
 from spillway.simulate.presets import PRESETS
+from spillway.simulate.scenario_spec import (
+    DemandSpec,
+    FaultsSpec,
+    PoolSpec,
+    PriceChangeSpec,
+    ProviderSpec,
+    Simulation,
+    SimulationSpec,
+    Times,
+    spelled,
+)
 from spillway.simulate.study import POLICIES
+from spillway.simulate.synthetic import Synthetic
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SAMPLE = REPOSITORY / "docs/simulate/two-models.yaml"
@@ -214,3 +230,40 @@ def test_a_scenario_compares_nothing_if_asked_so(tmp_path: Path) -> None:
     status, text, _ = simulate("--scenario", short, "--no-compare", "--policy", "keda")
     assert status == 0
     assert "VS KEDA" not in text
+
+
+# ---- the page for users ----------------------------------------------------------------------------------------------
+
+PAGE = (REPOSITORY / "docs/simulate.md").read_text()
+
+
+def test_the_page_names_only_options_that_there_are_and_every_policy() -> None:
+    _, text, _ = simulate("--help")
+    options = set(re.findall(r"--[a-z][a-z-]*", text))
+    assert set(re.findall(r"(?<![-\w])--[a-z][a-z-]*", PAGE)) <= options
+    assert options - {"--help"} <= set(re.findall(r"--[a-z][a-z-]*", PAGE)) | {"--compare"}
+    for policy in POLICIES:
+        assert f"`{policy}`" in PAGE, policy
+
+
+@pytest.mark.parametrize(
+    "model", [SimulationSpec, DemandSpec, FaultsSpec, PoolSpec, ProviderSpec, PriceChangeSpec, Times]
+)
+def test_the_page_names_every_field_of_a_simulation(model: type[BaseModel]) -> None:
+    for name, field in model.model_fields.items():
+        assert re.search(rf"\b{field.alias or name}\b", PAGE), name
+
+
+def test_the_page_names_every_field_of_synthetic_demand_and_of_the_contract(trace: Path, tmp_path: Path) -> None:
+    for one in fields(Synthetic):
+        if one.name not in ("name", "bins"):
+            assert f"`{spelled(one.name)}`" in PAGE, one.name
+    out = tmp_path / "out.json"
+    assert simulate("--trace", trace, "--policy", "fixed-2", "--prices", "C", "--fleet", "2", "--json", out)[0] == 0
+    for name in json.loads(out.read_text()):
+        assert f"`{name}`" in PAGE or name == "policy", name
+
+
+def test_the_simulation_of_the_page_is_read_as_it_is() -> None:
+    [block] = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    Simulation.model_validate(yaml.safe_load(block))
