@@ -207,7 +207,8 @@ class RulePilot:
             wanted = rule.replicas(seen)
             spec = fleet.spec
             if wanted is not None and wanted != seen.total:
-                fleet.scale(spec.variants[0], max(spec.min_replicas, min(wanted, spec.max_replicas)), now)
+                clamped = spec.pinned_replicas or max(spec.min_replicas, min(wanted, spec.max_replicas))
+                fleet.scale(spec.variants[0], clamped, now)
         return Steering({}, {})
 
 

@@ -59,6 +59,7 @@ def replay(url: str, deployment: str, range_seconds: float, step_seconds: float,
     two scrapes, or nothing is seen. Raises MetricsUnavailable, and BadTrace where there was no such demand."""
     if step_seconds < 1 or step_seconds != round(step_seconds):
         raise BadTrace(f"a step of {step_seconds:g} s: give whole seconds")
+    url = url.rstrip("/")
     client = PrometheusConnect(url=url, timeout=TIMEOUT_SECONDS, retry=Retry(total=0), disable_ssl=False)
     end = math.floor(until.timestamp())
     points = math.floor(range_seconds / step_seconds)

@@ -39,6 +39,7 @@ from spillway.simulate.world import (
 )
 
 TIMING = Timing(shortest_seconds=Decimal("0.25"))  # the operator's default
+MAXIMUM_TENANT_BINS = 10_000_000  # some 100 MB each for requests, prompt and completion tokens
 NOT_THERE = (Reason.UNKNOWN_PROVIDER, Reason.MODEL_NOT_OFFERED)
 
 
@@ -180,6 +181,10 @@ def _demand(key: str, scenario: Scenario, economics: Economics) -> tuple[Load, s
 def _trace(key: str, wanted: DemandSpec, scenario: Scenario, bins: int | None) -> Trace:
     """The demand as it is, cut to what is simulated."""
     if wanted.synthetic is not None:
+        if (1 + wanted.synthetic.tenants) * (bins or WEEK_BINS) > MAXIMUM_TENANT_BINS:
+            raise BadTrace(
+                f"synthetic: {wanted.synthetic.tenants} tenants over so many days: give fewer, or fewer days"
+            )
         deployments = sorted(scenario.simulation.deployments)
         seed = scenario.simulation.seed + 1000 * deployments.index(key)  # two models have no common noise
         return generate(replace(wanted.synthetic, name=key, bins=bins or WEEK_BINS), seed)

@@ -49,6 +49,9 @@ def short(**changes: object) -> list[dict[str, Any]]:
     return documents
 
 
+TENANTS = {"deployments": {"chat/glm-5": {"synthetic": {"tenants": 100}}, "search/deepseek-r1": {"synthetic": {}}}}
+
+
 def test_the_sample_is_what_the_operator_would_make_of_it() -> None:
     stage = build(read([SAMPLE]))
     world = stage.world
@@ -138,6 +141,10 @@ def test_a_mistake_is_named_with_its_place_and_the_fix(documents: list[dict[str,
         (changed(B200, "spec.capacity", None), "set spec.capacity.maxGPUs, or spec.pools.blackwell-b200.gpus"),
         (changed(POLICY, "spec.timeZone", "Europe/Atlantis"), "Europe/Atlantis"),
         (changed(SIMULATION, "spec.deployments.chat/glm-5", {"trace": "none.csv"}), "deployments.chat/glm-5: none.csv"),
+        (
+            changed(SIMULATION, "spec", {**TENANTS, "days": 92}),
+            "deployments.chat/glm-5: synthetic: 100 tenants over so many days",
+        ),
         (
             changed(SIMULATION, "spec.providers.deepinfra", {"priceChanges": [{"at": "1h", "input": 1, "output": 2}]}),
             "spec.providers.deepinfra.priceChanges: model is None: use one of glm-5, deepseek-r1",
