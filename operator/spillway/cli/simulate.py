@@ -121,6 +121,8 @@ def given(context: typer.Context, names: Collection[str] | None = None) -> list[
 def check_together(context: typer.Context, scenario: bool, trace: bool, prometheus: bool, deployment: bool) -> None:
     """Options that exclude or need each other."""
     if scenario:
+        if given(context, ("report",)):
+            raise typer.BadParameter("--report is of one deployment: with --scenario there is --json")
         allowed = given(context, WITH_SCENARIO)
         if others := [name for name in given(context) if name not in allowed]:
             raise typer.BadParameter(f"--scenario does not go with {', '.join(others)}: say it in its Simulation")

@@ -81,6 +81,16 @@ def assemble(documents: Iterable[tuple[object, str, Path]]) -> Scenario:
     return Scenario(simulation.metadata.name, objects, simulation.spec, directory, tuple(ignored))
 
 
+class _Loader(yaml.SafeLoader):
+    """Of two equal keys plain YAML keeps the last in silence; kubectl refuses them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        written = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := next((key for key in written if written.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 # ---- files and documents ---------------------------------------------------------------------------------------------
 
 
@@ -106,7 +116,7 @@ def _text(path: Path) -> str:
 
 def _documents(text: str, where: str) -> list[object]:
     try:
-        return list(yaml.safe_load_all(io.StringIO(text)))
+        return list(yaml.load_all(io.StringIO(text), _Loader))
     except _UNREADABLE as error:
         raise BadScenario(
             f"{where}: is no YAML: {' '.join(str(error).split())[:300] or type(error).__name__}"

@@ -117,6 +117,7 @@ def test_a_mistake_ends_with_one_line_and_status_2(arguments: list[str], words: 
         (["--start-failures", "2"], "--start-failures"),
         (["--scenario", str(SAMPLE), "--fleet", "3"], "--scenario does not go with --fleet: say it in its Simulation"),
         (["--scenario", str(SAMPLE), "--trace", "x.csv", "--tick", "5"], "does not go with --trace, --tick"),
+        (["--scenario", str(SAMPLE), "--report", "x.html"], "--report is of one deployment"),
         (["--prometheus", "http://127.0.0.1:1"], "--prometheus needs --deployment NAMESPACE/NAME"),
         (["--deployment", "chat/glm-5"], "--deployment: of what --prometheus has, which is not given"),
         (["--range", "3d", "--step", "1m"], "--range, --step: of what --prometheus has"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,18 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spillway.api import CostPolicy, ExternalProvider, GPUPool
+from spillway.build import BuildSettings
+from spillway.catalog import load
+from spillway.decide.snapshot import Settings
+from spillway.ledger import Book
+from spillway.observe.money import assess
+from spillway.observe.resolve import Resolved, resolve, valid
+from spillway.observe.snapshot import ProviderHealth, take
+from spillway.simulate.cluster import Cluster
+from spillway.simulate.pilots import SpillwayPilot
 from spillway.simulate.scenario import BadScenario, Scenario, assemble, parse_text, read
-from spillway.simulate.scenario_world import build
+from spillway.simulate.scenario_world import TIMING, build
 from spillway.simulate.staged import document, run, totals
 from spillway.simulate.study import UnknownPolicy
 
@@ -155,6 +167,53 @@ def test_what_the_operator_would_refuse_is_refused_with_its_words(documents: lis
     with pytest.raises(BadScenario) as told:
         build(scenario(documents))
     assert words in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "documents",
+    [
+        DOCUMENTS,
+        changed(POLICY, "spec.valuePerRequest", None),
+        changed(POLICY, "spec.suspend", True),
+        changed(POLICY, "spec.budgets", [{"name": "gpus", "period": "Day", "amount": "500", "scope": "GPU"}]),
+        changed(POLICY, "spec.budgets.1.amount", "0.01"),  # less than one request may cost
+        changed(ZAI, "spec.suspend", True),
+        changed(DEEPINFRA, "spec.allowedNamespaces", ["search"]),
+        changed(GLM, "spec.replicas", 2),
+        changed(GLM, "spec.placement", None),
+        changed(B200, "spec.price.billing", "Reserved"),
+        changed(B200, "spec.maxGPUsPerNamespace", 8),
+    ],
+)
+def test_the_plan_sees_what_the_operators_would(documents: list[dict[str, Any]]) -> None:
+    """Both snapshots of a cluster on which nothing runs yet and nobody asked."""
+    read_in = scenario(documents)
+    objects, now = read_in.objects, read_in.simulation.begin
+    pools, providers = valid(GPUPool, objects.gpupools), valid(ExternalProvider, objects.externalproviders)
+    policies = valid(CostPolicy, objects.costpolicies)
+    resolved = [resolve(obj, pools, objects, load(), BuildSettings()) for obj in objects.moedeployments.values()]
+    found = [one for one in resolved if isinstance(one, Resolved)]
+    moes = [one.moe for one in found]
+    money = assess(Book(), policies, moes, providers, objects, {}, {}, Decimal(0), now, TIMING)
+    real = take(now.timestamp(), found, objects, pools, providers, policies, None, money, ProviderHealth(), Settings())
+
+    world = build(read_in).world
+    cluster = Cluster(replace(world, deployments=tuple(replace(d, ready_at_begin=0) for d in world.deployments)))
+    ours = SpillwayPilot(world).snapshot(cluster, {a.budget.key: a.left_usd for a in cluster.accounts})
+    for one, other in zip(ours.deployments, real.deployments, strict=True):
+        same = ("key", "variants", "min_replicas", "max_replicas", "pinned_replicas", "queue_seconds", "policies")
+        for name in (*same, "usd_value_per_request", "demand", "floor_only"):
+            assert getattr(one, name) == getattr(other, name), name
+        for mine, theirs in zip(one.providers, other.providers, strict=True):
+            assert replace(mine, affordable_in_flight=0) == replace(theirs, affordable_in_flight=0)
+            assert (mine.affordable_in_flight > 0) == (theirs.affordable_in_flight > 0)
+    assert ours.time == real.time
+    assert [replace(b, remaining=Decimal(0)) for b in ours.budgets] == [
+        replace(b, remaining=Decimal(0)) for b in real.budgets
+    ]
+    for mine_pool, real_pool in zip(ours.pools, real.pools, strict=True):
+        # An operator knows of reserved GPUs by their nodes, of which there are none yet.
+        assert replace(mine_pool, used_by_namespace={}, reserved_gpus=0) == replace(real_pool, reserved_gpus=0)
 
 
 def test_a_trace_lies_beside_the_file_and_must_be_long_enough(tmp_path: Path) -> None:
@@ -307,6 +366,7 @@ def test_any_text_gives_a_scenario_or_its_one_error(text: str) -> None:
         *("!!timestamp x", "!!int ''", "!!bool x", "!!float 1e", "2026-13-45", "&a [*a]", "&a {b: *a}", "[" * 3000),
         *("1" * 5000, "!!python/object:os.system {}", "? {a: b}\n: c", "%YAML 9.9\n---\na", "\x00"),
         "kind: List\nitems: [1]",
+        "a: 1\nb: {c: 1, c: 2}",
     ],
 )
 def test_what_yaml_itself_stumbles_over(text: str) -> None:
