@@ -112,7 +112,10 @@ def _decimal(value: Any) -> Any:
 def _whole_seconds(moment: datetime) -> datetime:
     if moment.tzinfo is None:
         raise ValueError(f"{moment.isoformat()} has no time zone: write RFC 3339 such as 2026-11-23T10:00:00Z")
-    return moment.astimezone(UTC).replace(microsecond=0)
+    try:
+        return moment.astimezone(UTC).replace(microsecond=0)
+    except OverflowError as error:
+        raise ValueError(f"{moment.isoformat()} is out of range in UTC: write a year from 1 to 9999") from error
 
 
 Seconds = Annotated[

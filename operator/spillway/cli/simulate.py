@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,18 +20,18 @@ PRESETS = "glm-5, A, B, C"
 Window = tuple[float, float]
 
 
-PART = re.compile(r"(\d+(?:\.\d+)?)(h|m|s)")
-SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+PART = re.compile(r"(\d+(?:\.\d+)?)(d|h|m|s)")
+SECONDS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 def seconds(text: object) -> float:
-    """Of a duration: `600`, `600s`, `10m`, `1h30m`."""
+    """Of a duration: `600`, `600s`, `10m`, `1h30m`, `7d`."""
     written = str(text).strip()
     if re.fullmatch(r"\d+(\.\d+)?", written):
         return float(written)
     parts = PART.findall(written)
     if not parts or "".join(number + unit for number, unit in parts) != written:
-        raise typer.BadParameter(f"{written!r} is no duration: write 600, 600s, 10m or 1h30m")
+        raise typer.BadParameter(f"{written!r} is no duration: write 600, 600s, 10m, 1h30m or 7d")
     return sum(float(number) * SECONDS[unit] for number, unit in parts)
 
 
@@ -62,6 +63,11 @@ class Wish:
     """The options, as they were given; None where the default depends on others."""
 
     trace: Path | None
+    prometheus: str | None
+    deployment: str | None
+    range: float
+    step: float
+    save_demand: Path | None
     fleet: float | None
     seed: int
     policy: str
@@ -97,9 +103,39 @@ def option(text: str, group: str, *names: str, **more: object) -> typer.models.O
 
 
 DEMAND, PRICES, PHYSICS, TROUBLE, OUTPUT = "Demand", "Prices", "Replicas", "What goes wrong", "Output"
+CLUSTER, SCENARIO = "Demand of a running cluster", "Several deployments, pools, providers and budgets"
+WITH_SCENARIO = ("scenario", "policy", "compare", "json_out")  # the rest is said in the Simulation
+WITH_PROMETHEUS = ("deployment", "range", "step", "save_demand")
+
+
+def given(context: typer.Context, names: Collection[str] | None = None) -> list[str]:
+    """The options on the command line, as they are written: of these names, or all."""
+    return [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if (names is None or parameter.name in names)
+        and getattr(context.get_parameter_source(parameter.name or ""), "name", "") == "COMMANDLINE"
+    ]
+
+
+def check_together(context: typer.Context, scenario: bool, trace: bool, prometheus: bool, deployment: bool) -> None:
+    """Options that exclude or need each other."""
+    if scenario:
+        if given(context, ("report",)):
+            raise typer.BadParameter("--report is of one deployment: with --scenario there is --json")
+        allowed = given(context, WITH_SCENARIO)
+        if others := [name for name in given(context) if name not in allowed]:
+            raise typer.BadParameter(f"--scenario does not go with {', '.join(others)}: say it in its Simulation")
+    if trace and prometheus:
+        raise typer.BadParameter("--trace and --prometheus are both given: demand comes from one of them")
+    if prometheus and not deployment:
+        raise typer.BadParameter("--prometheus needs --deployment NAMESPACE/NAME")
+    if not prometheus and (others := given(context, WITH_PROMETHEUS)):
+        raise typer.BadParameter(f"{', '.join(others)}: of what --prometheus has, which is not given")
 
 
 def simulate(
+    context: typer.Context,
     trace: Annotated[
         Path | None,
         option(
@@ -113,6 +149,31 @@ def simulate(
         option("Scale the demand to so many replicas on average. Default: as it is.", DEMAND, min=1e-3, max=1e4),
     ] = None,
     seed: Annotated[int, option("Of all randomness; equal seeds give equal runs.", DEMAND, min=0)] = 0,
+    prometheus: Annotated[
+        str | None, option("Address of the Prometheus that scrapes gateways and engines.", CLUSTER, metavar="URL")
+    ] = None,
+    deployment: Annotated[
+        str | None, option("The MoEDeployment whose demand is replayed.", CLUSTER, metavar="NAMESPACE/NAME")
+    ] = None,
+    range: Annotated[
+        float, option("How much of the past.", CLUSTER, parser=seconds, metavar="DURATION", show_default="7d")
+    ] = 604_800.0,
+    step: Annotated[
+        float,
+        option("Resolution; at least four scrapes.", CLUSTER, parser=seconds, metavar="DURATION", show_default="1m"),
+    ] = 60.0,
+    save_demand: Annotated[
+        Path | None, option("Keep it as a trace, for --trace or a scenario.", CLUSTER, metavar="FILE.csv.gz")
+    ] = None,
+    scenario: Annotated[
+        list[Path] | None,
+        option(
+            "YAML of MoEDeployments, GPUPools, ExternalProviders and CostPolicies with one Simulation "
+            "(docs/simulate.md); a file or a directory, may be repeated.",
+            SCENARIO,
+            metavar="FILE",
+        ),
+    ] = None,
     policy: Annotated[str, option(f"Who decides: {POLICIES}.", DEMAND)] = "spillway",
     prices: Annotated[
         str, option(f"Prices and speeds to start from: {PRESETS}. What follows replaces parts.", PRICES)
@@ -187,8 +248,15 @@ def simulate(
     GLM-5 on B200, in about two minutes.
 
     Examples: `spillway simulate` · `spillway simulate --trace requests.csv.gz --fleet 8 --prices C --delay 10m` ·
-    `spillway simulate --delay 5m --outage 60h-62h --report week.html`
+    `spillway simulate --delay 5m --outage 60h-62h --report week.html` ·
+    `spillway simulate --prometheus http://localhost:9090 --deployment chat/glm-5 --price-replica 20` ·
+    `spillway simulate --scenario docs/simulate/two-models.yaml`
     """
+    check_together(context, bool(scenario), trace is not None, prometheus is not None, deployment is not None)
+    if scenario:
+        from spillway.cli.scenario import main as play_scenario
+
+        raise typer.Exit(play_scenario(scenario, policy, compare, json_out))
     from spillway.cli.simulation import main
 
     wish = Wish(**{name: given for name, given in locals().items() if name in Wish.__dataclass_fields__})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from spillway.cli.simulate import Wish
+from spillway.observe.prometheus import MetricsUnavailable
 from spillway.simulate.bounds import SLICE_BINS, lower_bound_by_day
 from spillway.simulate.economics import BIN_SECONDS
 from spillway.simulate.load import scale
 from spillway.simulate.presets import PRESETS
+from spillway.simulate.replay import replay, save
 from spillway.simulate.report import PolicyCost, ReportData, ReportDecision, ReportPackagesMissing, importable, write
 from spillway.simulate.single import Controls, Trouble
 from spillway.simulate.study import HINDSIGHT, Case, Run, UnknownPolicy, document, known, run_all
 from spillway.simulate.synthetic import Synthetic, generate
-from spillway.simulate.traces import BadTrace, read
+from spillway.simulate.traces import BadTrace, Trace, read
 from spillway.simulate.world import Faults
 
 COMPARED = (
@@ -43,16 +46,24 @@ STDOUT = Path("-")
 def main(wish: Wish) -> int:
     """Play and print; the exit status."""
     try:
-        case = case_of(wish)
+        known(wish.policy)
+        demand = demand_of(wish)
+        case = case_of(wish, demand)
         if wish.report is not None:
             importable()  # before minutes of work, not after them
-    except (BadTrace, UnknownPolicy, ReportPackagesMissing) as error:
+    except (BadTrace, UnknownPolicy, MetricsUnavailable, ReportPackagesMissing) as error:
         Console(stderr=True, highlight=False, markup=False).print(f"spillway simulate: {error}", soft_wrap=True)
         return 2
     compared = wish.compare if wish.compare is not None else wish.json_out is None
     width = None if sys.stdout.isatty() else 140
     console = Console(highlight=False, stderr=wish.json_out == STDOUT, width=width)
     console.print(heading(case))
+    if demand.missing_bins:
+        share = demand.missing_bins / len(demand)
+        console.print(f"{share:.1%} of the time nothing was measured; it counts as no demand.")
+    if wish.save_demand is not None:
+        save(demand, wish.save_demand)
+        console.print(f"Demand: {wish.save_demand}")
     found = play(case, wish.policy, compared, compared or wish.report is not None)
     console.print(table(found, wish.policy))
     for line in notes(found, case, wish.policy):
@@ -70,9 +81,17 @@ def main(wish: Wish) -> int:
     return 0
 
 
-def case_of(wish: Wish) -> Case:
+def demand_of(wish: Wish) -> Trace:
+    """What arrives: from a file, a running cluster, or made up. Raises BadTrace and MetricsUnavailable."""
+    if wish.trace is not None:
+        return read(wish.trace, keep_arrivals=False)
+    if wish.prometheus is not None:
+        return replay(wish.prometheus, wish.deployment or "", wish.range, wish.step, datetime.now(UTC))
+    return generate(Synthetic(), wish.seed)
+
+
+def case_of(wish: Wish, demand: Trace) -> Case:
     """The load and the numbers that are asked for. Raises BadTrace and UnknownPolicy."""
-    known(wish.policy)
     if wish.prices not in PRESETS:
         raise UnknownPolicy(f"no --prices {wish.prices!r}: there are {', '.join(PRESETS)}")
     given = {
@@ -87,7 +106,6 @@ def case_of(wish: Wish) -> Case:
         "queue_seconds": wish.slo_queue,
     }
     economics = replace(PRESETS[wish.prices](), **{name: value for name, value in given.items() if value is not None})
-    demand = read(wish.trace, keep_arrivals=False) if wish.trace else generate(Synthetic(), wish.seed)
     faults = Faults(wish.delay_cv, wish.start_failures, wish.metrics_delay, wish.metrics_lost.spans)
     return Case(
         scale(demand, economics, wish.fleet, wish.seed),

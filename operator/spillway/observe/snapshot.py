@@ -94,24 +94,7 @@ def deployment(
         queue_seconds=float(spec.slo.queue_seconds),
         first_token_seconds=spec.slo.time_to_first_token_seconds,
         inter_token_seconds=spec.slo.inter_token_latency_seconds,
-        variants=tuple(
-            Variant(
-                name=v.name,
-                pool=v.pool,
-                precision=v.precision,
-                engine=v.engine,
-                revision=resolved.revisions[v.name],
-                gpus_per_replica=v.gpus_per_replica,
-                usd_per_hour=float(v.usd_per_hour),
-                prefill_tokens_per_second=v.prefill_tokens_per_second,
-                decode_tokens_per_second=v.decode_tokens_per_second,
-                concurrency=v.concurrency,
-                cold_start_seconds=v.cold_start_seconds,
-                minimum_billing_seconds=v.minimum_billing_seconds,
-                nodes_per_replica=v.parallelism.nodes,
-            )
-            for v in resolved.variants
-        ),
+        variants=variants(resolved),
         asked=cluster.asked(moe, objects),
         replicas=cluster.replicas(moe, objects, traffic.load if traffic else {}),
         demand=demand,
@@ -126,6 +109,28 @@ def deployment(
         paused=moe.paused,
         dry_run=moe.dry_run,
         floor_only=floor_only(own_policies, policies, money),
+    )
+
+
+def variants(resolved: Resolved) -> tuple[Variant, ...]:
+    """The deployment's ways to run, with the catalog's numbers."""
+    return tuple(
+        Variant(
+            name=v.name,
+            pool=v.pool,
+            precision=v.precision,
+            engine=v.engine,
+            revision=resolved.revisions[v.name],
+            gpus_per_replica=v.gpus_per_replica,
+            usd_per_hour=float(v.usd_per_hour),
+            prefill_tokens_per_second=v.prefill_tokens_per_second,
+            decode_tokens_per_second=v.decode_tokens_per_second,
+            concurrency=v.concurrency,
+            cold_start_seconds=v.cold_start_seconds,
+            minimum_billing_seconds=v.minimum_billing_seconds,
+            nodes_per_replica=v.parallelism.nodes,
+        )
+        for v in resolved.variants
     )
 
 

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from spillway.decide.snapshot import EngineRates, Phase, Replica, Variant
+from spillway.simulate.accounts import Account, accounts, counting
 from spillway.simulate.economics import BIN_SECONDS
+from spillway.simulate.load import SECONDS_PER_OUTPUT_TOKEN
 from spillway.simulate.traces import Floats
 from spillway.simulate.world import Faults, Traffic, VirtualDeployment, VirtualProvider, World, within
 
@@ -50,12 +52,18 @@ class Ledger:
 
 
 @dataclass(slots=True)
+class Quota:
+    """Requests that a provider still takes in this bin, over all of its models and all deployments."""
+
+    requests: float
+
+
+@dataclass(slots=True)
 class Outlet:
-    """A provider that may be used, with what it still takes in this bin and what the money still allows."""
+    """A provider that may be used."""
 
     provider: VirtualProvider
-    requests: float
-    usd: float
+    quota: Quota
 
 
 class Deferred:
@@ -93,8 +101,10 @@ class Deferred:
 class Fleet:
     """One deployment in the cluster."""
 
-    def __init__(self, spec: VirtualDeployment, world: World, rng: np.random.Generator) -> None:
-        self.spec, self._world, self._rng = spec, world, rng
+    def __init__(
+        self, spec: VirtualDeployment, world: World, rng: np.random.Generator, paying: tuple[Account, ...] = ()
+    ) -> None:
+        self.spec, self._world, self._rng, self.paying = spec, world, rng, paying
         first = spec.variants[0]
         traffic = spec.traffic
         self.work = _work(first, traffic)
@@ -188,6 +198,12 @@ class Fleet:
         self._billed = len(given)
         self._rent = sum(r.variant.usd_per_hour for r in given) * BIN_SECONDS / 3600
 
+    def pay_gpus(self) -> None:
+        """Charge this bin's rent, and what stops cost since the last, to the budgets of GPU dollars."""
+        for account in self.paying:
+            if account.gpu:
+                account.spent_usd += self._rent + self._stop_usd
+
     def _delay(self, variant: Variant, faults: Faults) -> int:
         """Bins from having GPUs to answering."""
         seconds = variant.cold_start_seconds
@@ -257,18 +273,24 @@ class Fleet:
     ) -> tuple[float, float]:
         """Work that providers take, and its dollars. Requests and tokens are those in a replica-bin of work."""
         spilled = usd = 0.0
+        paying = [account for account in self.paying if account.external]
         for outlet in outside:
-            price_in, price_out = outlet.provider.prices(now * BIN_SECONDS)
-            per_unit = (tokens_in * price_in + tokens_out * outlet.provider.verbosity * price_out) / 1e6
+            provider = outlet.provider
+            price_in, price_out = provider.prices(now * BIN_SECONDS)
+            per_unit = (tokens_in * price_in + tokens_out * provider.verbosity * price_out) / 1e6
+            left = min((account.left_usd for account in paying), default=math.inf)
+            streamed = tokens_out * provider.verbosity * SECONDS_PER_OUTPUT_TOKEN  # seconds in flight, over the unit
             take = min(
                 out - spilled,
-                outlet.requests / requests if requests > 0 else out,
-                max(0.0, outlet.usd) / per_unit if per_unit > 0 else out,
+                outlet.quota.requests / requests if requests > 0 else out,
+                max(0.0, left) / per_unit if per_unit > 0 else out,
+                provider.concurrent * BIN_SECONDS / streamed if streamed > 0 else out,
             )
             if take <= 0:
                 continue
-            outlet.requests -= take * requests
-            outlet.usd -= take * per_unit
+            outlet.quota.requests -= take * requests
+            for account in paying:
+                account.spent_usd += take * per_unit
             usd += take * per_unit
             spilled += take
         return spilled, usd
@@ -336,7 +358,11 @@ class Cluster:
     def __init__(self, world: World) -> None:
         self.world = world
         streams = np.random.default_rng(world.seed).spawn(len(world.deployments))
-        self.fleets = {d.key: Fleet(d, world, rng) for d, rng in zip(world.deployments, streams, strict=True)}
+        self.accounts = accounts(world)
+        self.fleets = {
+            d.key: Fleet(d, world, rng, counting(self.accounts, d.key))
+            for d, rng in zip(world.deployments, streams, strict=True)
+        }
         self.now = 0
 
     @property
@@ -350,6 +376,14 @@ class Cluster:
         for fleet in self.fleets.values():
             for pool, gpus in fleet.gpus(self.now):
                 found[pool] += gpus
+        return found
+
+    def held_by_namespace(self) -> dict[str, dict[str, int]]:
+        """The same, by pool and namespace."""
+        found: dict[str, dict[str, int]] = {p.name: {} for p in self.world.pools}
+        for fleet in self.fleets.values():
+            for pool, gpus in fleet.gpus(self.now):
+                found[pool][fleet.spec.namespace] = found[pool].get(fleet.spec.namespace, 0) + gpus
         return found
 
     def free(self) -> dict[str, int]:
@@ -367,8 +401,17 @@ class Cluster:
             for fleet in due:
                 fleet.advance(self.now, free)
 
+    def turn(self) -> None:
+        """Budgets whose period has ended begin their next."""
+        for account in self.accounts:
+            account.turn(self.world.begin + self.seconds)
+
     def serve(self, outside: Mapping[str, Sequence[Outlet]], shares: Mapping[str, float]) -> None:
-        """One bin, with the providers that each deployment may use now, and the share that goes there anyway."""
+        """One bin, with the providers that each deployment may use now, and the share that goes there anyway. Replicas
+        are paid first: what they take of a Total budget cannot be spent outside any more."""
+        if self.accounts:
+            for fleet in self.fleets.values():
+                fleet.pay_gpus()
         for key, fleet in self.fleets.items():
             fleet.serve(self.now, outside.get(key, ()), shares.get(key, 0.0))
         self.now += 1

@@ -45,8 +45,15 @@ def score_from(bins: int) -> int:
     return WARM_UP_HOUR_BINS if bins > SHORT_BINS else bins // 10
 
 
-def scale(trace: Trace, economics: Economics, fleet: float | None = None, seed: int = 0) -> Load:
-    """The first week of `trace` as work that fills `fleet` replicas on average; None leaves its natural size.
+def scale(
+    trace: Trace,
+    economics: Economics,
+    fleet: float | None = None,
+    seed: int = 0,
+    longest_bins: int = MAXIMUM_LOAD_BINS,
+) -> Load:
+    """The first week of `trace` (`longest_bins`) as work that fills `fleet` replicas on average; None leaves its
+    natural size.
 
     A fleet below `THIN_BELOW` of the natural one gets a binomial sample of the requests, so that its noise is that of
     few requests: tokens shrink with the sample and vary by a gamma factor of the requests' own variance. Decode work
@@ -56,7 +63,7 @@ def scale(trace: Trace, economics: Economics, fleet: float | None = None, seed: 
     if fleet is not None and not 0 < fleet < np.inf:
         raise ValueError(f"a fleet of {fleet!r} replicas; give a number above zero, or none for the trace's own size")
     requests, inputs, outputs = (
-        column[:MAXIMUM_LOAD_BINS] for column in (trace.requests, trace.input_tokens, trace.output_tokens)
+        column[:longest_bins] for column in (trace.requests, trace.input_tokens, trace.output_tokens)
     )
     natural = float(np.mean(_seconds(inputs, outputs, economics))) / BIN_SECONDS if len(requests) else 0.0
     if not natural > 0 or not requests.sum() > 0:

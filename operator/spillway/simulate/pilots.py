@@ -12,11 +12,14 @@ import numpy as np
 from spillway.decide import Memory, Plan, Snapshot, plan
 from spillway.decide.outcome import Decision
 from spillway.decide.snapshot import Asked, Budget, Demand, Deployment, EngineRates, Pool, ProviderOption
+from spillway.observe.demand import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS
+from spillway.observe.snapshot import value_per_request
+from spillway.simulate.accounts import Account
 from spillway.simulate.baselines import Rule, Seen
 from spillway.simulate.cluster import Cluster, Fleet
 from spillway.simulate.economics import BIN_SECONDS, Economics
 from spillway.simulate.traces import Floats
-from spillway.simulate.world import World, within
+from spillway.simulate.world import VirtualDeployment, VirtualPool, World, within
 
 AFFORDABLE = 1_000_000  # requests in flight that money allows while there is some: the simulator meters dollars itself
 
@@ -52,11 +55,13 @@ class SpillwayPilot:
         self.memory = Memory()
         self.told: list[Told] = []
         self._world = world
-        self._deployments = {d.key: _deployment(d.key, world) for d in world.deployments}
+        self._deployments = {d.key: _deployment(d, world) for d in world.deployments}
         self._sums = {
             d.key: _Sums(d.traffic.requests, d.traffic.input_tokens, d.traffic.output_tokens) for d in world.deployments
         }
         self._providers = {p.name: p for p in world.providers}
+        self._by_pair = {(p.api, p.model): p.name for p in world.providers}
+        self._barred = {(d.key, b.provider): b for d in world.deployments for b in d.barred}
         self._steering = Steering({}, {})
 
     def tick(self, cluster: Cluster, left_usd: Mapping[str, float]) -> Steering:
@@ -68,46 +73,38 @@ class SpillwayPilot:
     def snapshot(self, cluster: Cluster, left_usd: Mapping[str, float]) -> Snapshot:
         """What is known at the begin of this bin."""
         world, now = self._world, cluster.now
-        held = cluster.held()
-        money = all(usd > 0 for usd in left_usd.values())
+        held = cluster.held_by_namespace()
         deployments = []
         for key, fleet in cluster.fleets.items():
             asked = tuple(Asked(v.name, v.revision, fleet.asked().get(v.name, 0)) for v in fleet.spec.variants)
+            demand, options = self._demand(fleet, now), self._options(fleet, cluster.seconds, left_usd)
+            value = fleet.spec.usd_value_per_request
             deployments.append(
                 replace(
                     self._deployments[key],
                     asked=asked,
                     replicas=fleet.shown(now),
-                    demand=self._demand(fleet, now),
+                    demand=demand,
                     rates=self._rates(fleet, now),
-                    providers=self._options(fleet, cluster.seconds, money),
+                    providers=options,
+                    usd_value_per_request=value_per_request((), {}, options, demand) if value is None else value,
+                    floor_only=any(_at_floor(a, left_usd) for a in fleet.paying),
                 )
             )
-        pools = tuple(
-            Pool(
-                p.name,
-                growable_gpus=max(0, p.gpus - held[p.name]),
-                gpus_per_node=p.gpus_per_node,
-                provisioning_timeout_seconds=p.provisioning_timeout_seconds,
-                max_gpus=p.gpus,
-                used_gpus=held[p.name],
-                usd_per_gpu_hour=p.usd_per_gpu_hour,
-                reserved_gpus=p.reserved_gpus,
-            )
-            for p in world.pools
-        )
+        pools = tuple(_pool(p, held[p.name]) for p in world.pools)
         budgets = tuple(
             Budget(
-                b.name,
-                b.name,
-                Decimal(str(b.usd)),
-                Decimal(str(max(left_usd[b.name], 0.0))),
-                starts_at=(starts_at := world.begin + cluster.seconds // b.period_seconds * b.period_seconds),
-                resets_at=starts_at + b.period_seconds,
-                scope=b.scope,
-                paced=b.paced,
+                a.budget.policy or a.budget.name,
+                a.budget.name,
+                Decimal(str(a.budget.usd)),
+                Decimal(str(max(left_usd[a.budget.key], 0.0))),
+                starts_at=a.starts_at,
+                resets_at=a.ends_at,
+                stops_spill=a.external,
+                scope=a.budget.scope,
+                paced=a.budget.paced,
             )
-            for b in world.budgets
+            for a in cluster.accounts
         )
         return Snapshot(world.begin + cluster.seconds, tuple(deployments), pools, budgets, world.settings)
 
@@ -138,30 +135,38 @@ class SpillwayPilot:
             counts = (fleet.deferred.seen[until] - fleet.deferred.seen[begin]) / came if came > 0 else 0.0
         return Demand(
             requests_per_second=counts * requests / seconds,
-            input_tokens_per_request=tokens_in / requests if known else 1200.0,
-            output_tokens_per_request=tokens_out / requests if known else 200.0,
+            input_tokens_per_request=tokens_in / requests if known else PRIOR_INPUT_TOKENS,
+            output_tokens_per_request=tokens_out / requests if known else PRIOR_OUTPUT_TOKENS,
             spilled_per_second=(fleet.spilled_requests[until] - fleet.spilled_requests[begin]) / seconds,
             refused_per_second=(fleet.refused_requests[until] - fleet.refused_requests[begin]) / seconds,
             age_seconds=(now - until) * BIN_SECONDS,
         )
 
-    def _options(self, fleet: Fleet, seconds: float, money: bool) -> tuple[ProviderOption, ...]:
+    def _options(self, fleet: Fleet, seconds: float, left_usd: Mapping[str, float]) -> tuple[ProviderOption, ...]:
+        spent = next((a for a in fleet.paying if a.external and left_usd[a.budget.key] <= 0), None)
         found = []
         for name in fleet.spec.providers:
             provider = self._providers[name]
             price_in, price_out = provider.prices(seconds)
-            down = within(provider.outages, seconds - BIN_SECONDS)
-            reason = "ProviderUnhealthy" if down else "" if money else "BudgetSpent"
+            reason = message = ""
+            if barred := self._barred.get((fleet.spec.key, name)):
+                reason, message = barred.reason, barred.message
+            elif within(provider.outages, seconds - BIN_SECONDS):
+                reason = "ProviderUnhealthy"
+                message = f"{name}: {reason}"
+            elif spent is not None:
+                reason = "BudgetSpent"
+                message = f"budget {spent.budget.key} (${spent.budget.usd:,.2f}) is spent"
             found.append(
                 ProviderOption(
-                    name,
-                    "",
+                    provider.api,
+                    provider.model,
                     price_in,
                     price_out,
                     verbosity=provider.verbosity,
-                    affordable_in_flight=0 if reason else AFFORDABLE,
+                    affordable_in_flight=0 if reason else int(min(AFFORDABLE, provider.concurrent)),
                     unavailable=reason,
-                    unavailable_message=f"{name}: {reason}" if reason else "",
+                    unavailable_message=message,
                 )
             )
         return tuple(found)
@@ -173,7 +178,8 @@ class SpillwayPilot:
             variants = {v.name: v for v in fleet.spec.variants}
             for workload in outcome.workloads:
                 fleet.scale(variants[workload.variant], workload.replicas, cluster.now)
-            providers[outcome.key] = tuple(p.provider for p in outcome.spill.providers if p.permitted)
+            permitted = (self._by_pair[p.provider, p.model] for p in outcome.spill.providers if p.permitted)
+            providers[outcome.key] = tuple(permitted)
             self.told.extend(Told(cluster.now, outcome.key, d) for d in outcome.decisions if d.changes)
         self._steering = Steering(providers, {})
 
@@ -181,8 +187,9 @@ class SpillwayPilot:
 class RulePilot:
     """Another scaler's rule for each deployment, with the first variant; everything overflows as with Spillway."""
 
-    def __init__(self, world: World, rules: Mapping[str, Rule], economics: Economics) -> None:
-        self._rules, self._economics = rules, economics
+    def __init__(self, world: World, rules: Mapping[str, Rule], economics: Economics | Mapping[str, Economics]) -> None:
+        self._rules = rules
+        self._economics = dict.fromkeys(rules, economics) if isinstance(economics, Economics) else economics
         self._spill_usd = {d.key: spill_usd_per_unit(d.key, world) for d in world.deployments}
         self._spilled = {d.key: np.zeros(world.bins) for d in world.deployments}
 
@@ -200,11 +207,13 @@ class RulePilot:
                 fleet.queued,
                 fleet.ready_count,
                 len(fleet.replicas),
-                self._economics,
+                self._economics[key],
             )
             wanted = rule.replicas(seen)
+            spec = fleet.spec
             if wanted is not None and wanted != seen.total:
-                fleet.scale(fleet.spec.variants[0], max(0, min(wanted, fleet.spec.max_replicas)), now)
+                clamped = spec.pinned_replicas or max(spec.min_replicas, min(wanted, spec.max_replicas))
+                fleet.scale(spec.variants[0], clamped, now)
         return Steering({}, {})
 
 
@@ -221,10 +230,12 @@ class _Sums:
 
 
 def spill_usd_per_unit(key: str, world: World) -> Floats:
-    """$ of a replica-bin of each bin's own mix at the first provider's price of the begin."""
+    """$ of a replica-bin of each bin's own mix at the first usable provider's price of the begin; none without one."""
     spec = next(d for d in world.deployments if d.key == key)
-    provider = next(p for p in world.providers if p.name == spec.providers[0])
+    provider = next((p for p in world.providers if p.name in spec.usable[:1]), None)
     first, traffic = spec.variants[0], spec.traffic
+    if provider is None:
+        return np.zeros(len(traffic))
     usd = (
         traffic.input_tokens * provider.usd_per_million_input + traffic.output_tokens * provider.usd_per_million_output
     ) / 1e6
@@ -235,17 +246,40 @@ def spill_usd_per_unit(key: str, world: World) -> Floats:
     return np.where(work > 0, usd / np.where(work > 0, work, 1.0), mean)
 
 
-def _deployment(key: str, world: World) -> Deployment:
-    spec = next(d for d in world.deployments if d.key == key)
+def _at_floor(account: Account, left_usd: Mapping[str, float]) -> bool:
+    """Whether a spent GPU or Total budget asks for the floor."""
+    return account.budget.to_floor and account.gpu and left_usd[account.budget.key] <= 0
+
+
+def _pool(pool: VirtualPool, held: Mapping[str, int]) -> Pool:
+    """As it is seen: replicas fill node after node. `held`: GPUs by namespace."""
+    used = sum(held.values())
+    begun = -used % pool.gpus_per_node  # free GPUs of the node that is in use in part
+    return Pool(
+        pool.name,
+        free_gpus_by_node=(begun,) if 0 < begun <= pool.gpus - used else (),
+        growable_gpus=max(0, pool.gpus - used - begun),
+        gpus_per_node=pool.gpus_per_node,
+        provisioning_timeout_seconds=pool.provisioning_timeout_seconds,
+        max_gpus=pool.gpus,
+        used_gpus=used,
+        used_by_namespace=held,
+        max_gpus_per_namespace=pool.max_gpus_per_namespace,
+        usd_per_gpu_hour=pool.usd_per_gpu_hour,
+        reserved_gpus=pool.reserved_gpus,
+    )
+
+
+def _deployment(spec: VirtualDeployment, world: World) -> Deployment:
+    own = [b for b in world.budgets if b.counts(spec.key)]
     return Deployment(
         namespace=spec.namespace,
         name=spec.name,
         min_replicas=spec.min_replicas,
         max_replicas=spec.max_replicas,
-        pinned_replicas=0,
+        pinned_replicas=spec.pinned_replicas,
         queue_seconds=spec.queue_seconds,
         variants=spec.variants,
-        policies=tuple(b.name for b in world.budgets),
-        usd_value_per_request=spec.usd_value_per_request,
+        policies=tuple(dict.fromkeys(b.policy or b.name for b in own)),
         hints=tuple(replace(h, begin=h.begin + world.begin, end=h.end + world.begin) for h in spec.hints),
     )

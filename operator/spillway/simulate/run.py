@@ -2,41 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from spillway.simulate.cluster import Cluster, Ledger, Outlet
+from spillway.simulate.accounts import Account
+from spillway.simulate.cluster import Cluster, Ledger, Outlet, Quota
 from spillway.simulate.economics import BIN_SECONDS
-from spillway.simulate.pilots import Pilot
+from spillway.simulate.pilots import Pilot, Steering
 from spillway.simulate.world import World, within
 
 PROGRESS_BINS = 360
 
 
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What became of a world."""
+
+    ledgers: Mapping[str, Ledger]  # by deployment
+    gpus: Mapping[str, Sequence[int]]  # that replicas held, those that drain included, by pool and bin
+    accounts: tuple[Account, ...]  # of the budgets, in the world's order
+
+
 def play(world: World, pilot: Pilot, progress: Callable[[int], None] | None = None) -> dict[str, Ledger]:
     """What each deployment did and cost, by key. `progress` hears every simulated hour of the bins that are done."""
+    return dict(_play(Cluster(world), pilot, progress))
+
+
+def play_out(world: World, pilot: Pilot, progress: Callable[[int], None] | None = None) -> Played:
+    """The same, with what became of pools and budgets."""
     cluster = Cluster(world)
-    left = {b.name: b.usd for b in world.budgets}
-    spent_until = {b.name: 0 for b in world.budgets}
+    gpus: dict[str, list[int]] = {p.name: [] for p in world.pools}
+
+    def look() -> None:
+        for pool, held in cluster.held().items():
+            gpus[pool].append(held)
+
+    ledgers = _play(cluster, pilot, progress, look)
+    return Played(ledgers, gpus, cluster.accounts)
+
+
+def _play(
+    cluster: Cluster,
+    pilot: Pilot,
+    progress: Callable[[int], None] | None,
+    look: Callable[[], None] | None = None,
+) -> Mapping[str, Ledger]:
+    """`look` is called in each bin, when it is settled who holds what."""
+    world = cluster.world
     for now in range(world.bins):
-        for budget in world.budgets:
-            period = int(now * BIN_SECONDS // budget.period_seconds)
-            if period != spent_until[budget.name]:
-                spent_until[budget.name], left[budget.name] = period, budget.usd
+        cluster.turn()
         cluster.advance()
-        steering = pilot.tick(cluster, left)
+        steering = pilot.tick(cluster, {a.budget.key: a.left_usd for a in cluster.accounts})
         cluster.advance()
-        up = [p for p in world.providers if not within(p.outages, now * BIN_SECONDS)]
-        outlets = {
-            p.name: Outlet(p, p.requests_per_minute * BIN_SECONDS / 60, min(left.values(), default=float("inf")))
-            for p in up
-        }
-        outside = {
-            key: [outlets[n] for n in steering.providers.get(key, fleet.spec.providers) if n in outlets]
-            for key, fleet in cluster.fleets.items()
-        }
-        cluster.serve(outside, steering.shares)
-        if left:
-            _charge(cluster, world, left)
+        if look is not None:
+            look()
+        cluster.serve(_outside(cluster, steering), steering.shares)
         if progress is not None and (now + 1) % PROGRESS_BINS == 0:
             progress(now + 1)
     if progress is not None:
@@ -44,9 +64,15 @@ def play(world: World, pilot: Pilot, progress: Callable[[int], None] | None = No
     return {key: fleet.ledger for key, fleet in cluster.fleets.items()}
 
 
-def _charge(cluster: Cluster, world: World, left: dict[str, float]) -> None:
-    """Take the last bin's dollars from the budgets."""
-    external = sum(f.ledger.external_usd[-1] for f in cluster.fleets.values())
-    gpus = sum(f.ledger.gpu_usd[-1] + f.ledger.stop_usd[-1] for f in cluster.fleets.values())
-    for budget in world.budgets:
-        left[budget.name] -= external + (gpus if budget.scope == "Total" else 0.0)
+def _outside(cluster: Cluster, steering: Steering) -> dict[str, list[Outlet]]:
+    """The providers that each deployment may use in this bin, in order; the models of one share its quota."""
+    quotas: dict[str, Quota] = {}
+    outlets = {
+        p.name: Outlet(p, quotas.setdefault(p.api, Quota(p.requests_per_minute * BIN_SECONDS / 60)))
+        for p in cluster.world.providers
+        if not within(p.outages, cluster.seconds)
+    }
+    return {
+        key: [outlets[n] for n in steering.providers.get(key, fleet.spec.usable) if n in outlets]
+        for key, fleet in cluster.fleets.items()
+    }

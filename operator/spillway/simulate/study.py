@@ -25,7 +25,8 @@ from spillway.simulate.single import KEY, Controls, Trouble
 
 SPILLWAY = "spillway"  # the rule that the operator uses
 HINDSIGHT = ("hpa-tuned", "fixed-best", "fixed-p99.9", "clairvoyant")  # know the whole trace beforehand
-POLICIES = (SPILLWAY, *RULES, *BASELINES, *HINDSIGHT, "fixed-N")
+ANY_FIXED = "fixed-N"  # stands for fixed-0, fixed-1, …
+POLICIES = (SPILLWAY, *RULES, *BASELINES, *HINDSIGHT, ANY_FIXED)
 FIXED_STEPS = 12  # fleet sizes that are tried for the best fixed one
 
 
@@ -56,7 +57,7 @@ class Run:
 
 def known(policy: str) -> str:
     """The name, if it is one. Raises UnknownPolicy with the names that there are."""
-    if policy in POLICIES or re.fullmatch(r"fixed-\d{1,4}", policy):
+    if (policy in POLICIES and policy != ANY_FIXED) or re.fullmatch(r"fixed-\d{1,4}", policy):
         return policy
     raise UnknownPolicy(f"no policy {policy!r}: there are {', '.join(POLICIES)} (N: a number of replicas)")
 

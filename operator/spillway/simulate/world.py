@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from spillway.decide.snapshot import HintWindow, Settings, Variant
+from spillway.ledger.budgets import Period
 from spillway.simulate.economics import BIN_SECONDS
 from spillway.simulate.traces import Floats
 
@@ -34,6 +35,7 @@ class VirtualPool:
     reserved_gpus: int = 0
     provisioning_timeout_seconds: float = 900.0
     stock_outs: tuple[Window, ...] = ()
+    max_gpus_per_namespace: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class PriceChange:
 
 @dataclass(frozen=True, slots=True)
 class VirtualProvider:
-    """An external API. During an outage it answers nothing; beyond its quota it refuses."""
+    """An external API, or one model of it. During an outage it answers nothing; beyond its quota it refuses."""
 
     name: str
     usd_per_million_input: float = 1.0
@@ -56,6 +58,13 @@ class VirtualProvider:
     verbosity: float = 1.0  # output tokens for the same task, relative to the deployment's own
     outages: tuple[Window, ...] = ()
     price_changes: tuple[PriceChange, ...] = ()
+    provider: str = ""  # whose model this is; the models of one share its quota. Default: the name
+    model: str = ""
+    concurrent: float = float("inf")  # requests in flight that one deployment may have there
+
+    @property
+    def api(self) -> str:
+        return self.provider or self.name
 
     def prices(self, seconds: float) -> tuple[float, float]:
         """$ per million input and output tokens at that time."""
@@ -68,13 +77,35 @@ class VirtualProvider:
 
 @dataclass(frozen=True, slots=True)
 class VirtualBudget:
-    """Of external dollars, or of all (`scope` Total), for all deployments of the world; renewed each period."""
+    """Of External, GPU or Total dollars (`scope`) of some deployments; renewed each period. The period is a calendar
+    one where `period` says so, else of `period_seconds` from the begin."""
 
     name: str
     usd: float
-    period_seconds: float
+    period_seconds: float = 0.0
     scope: str = "External"
     paced: bool = False
+    policy: str = ""  # whose budget it is. Default: the name
+    deployments: frozenset[str] | None = None  # whose dollars count, by key. None: all
+    period: Period | None = None
+    time_zone: str = "UTC"
+    to_floor: bool = False  # spent, with scope GPU or Total: replicas go down to the floor
+
+    @property
+    def key(self) -> str:
+        return f"{self.policy}/{self.name}" if self.policy else self.name
+
+    def counts(self, key: str) -> bool:
+        return self.deployments is None or key in self.deployments
+
+
+@dataclass(frozen=True, slots=True)
+class Barred:
+    """A provider that a deployment names and may not use, whatever the money: reason code and words."""
+
+    provider: str  # name of the VirtualProvider
+    reason: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,16 +121,24 @@ class VirtualDeployment:
     min_replicas: int = 0
     max_replicas: int = 400
     queue_seconds: float = 10.0
-    usd_value_per_request: float = 1.0
+    usd_value_per_request: float | None = 1.0  # None: as `observe` has it where no policy says, a multiple of the API's
     ready_at_begin: int = 0  # replicas of the first variant
     hints: tuple[HintWindow, ...] = ()  # seconds from the begin
     deferrable_share: float = 0.0  # of the work, that may wait until its deadline
     deadline_seconds: float = 0.0  # from arrival; then it is work like any other
     capacity_error: float = 0.0
+    pinned_replicas: int = 0
+    barred: tuple[Barred, ...] = ()
 
     @property
     def key(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def usable(self) -> tuple[str, ...]:
+        """Names of the providers that nothing bars, in order."""
+        barred = {b.provider for b in self.barred}
+        return tuple(name for name in self.providers if name not in barred)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`kubectl spillway explain` asks the leader through the API server's proxy; without the right it tells what it lacks."""
+"""`kubectl spillway explain` asks the leader by the API server's proxy; without it, it says what it lacks."""
 
 from __future__ import annotations
 

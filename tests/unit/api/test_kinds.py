@@ -140,6 +140,20 @@ def test_a_status_of_another_schema_counts_as_empty() -> None:
         ),
         ("CostPolicy", {"selector": {}}, "selects no namespace: name namespaces or give a namespaceSelector"),
         ("CostPolicy", {"selector": None}, "spec.selector"),
+        (
+            "CostPolicy",
+            {
+                "budgets": [
+                    {
+                        "name": "b",
+                        "period": "Day",
+                        "amount": "1",
+                        "topUps": [{"amount": "1", "reason": "r", "until": "0001-01-01T00:00:00+14:00"}],
+                    }
+                ]
+            },
+            "is out of range in UTC: write a year from 1 to 9999",
+        ),
     ],
 )
 def test_invalid_specs_name_field_value_and_way_out(kind: str, changes: dict[str, Any], message: str) -> None:

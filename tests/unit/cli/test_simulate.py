@@ -1,137 +1,300 @@
-"""`spillway simulate`: what it takes, what it refuses, and a JSON from which anybody can recompute the cost."""
+"""`spillway simulate`: options, mistakes, and a contract that anybody can recompute (decisions.md §8)."""
 
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import typer
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
-from spillway.cli import simulate as options
 from spillway.cli.main import app
+from spillway.cli.simulate import seconds, windows
 from spillway.simulate.presets import PRESETS
+from spillway.simulate.scenario_spec import (
+    DemandSpec,
+    FaultsSpec,
+    PoolSpec,
+    PriceChangeSpec,
+    ProviderSpec,
+    Simulation,
+    SimulationSpec,
+    Times,
+    spelled,
+)
 from spillway.simulate.study import POLICIES
+from spillway.simulate.synthetic import Synthetic
 
-RUNNER = CliRunner()
+REPOSITORY = Path(__file__).resolve().parents[3]
+SAMPLE = REPOSITORY / "docs/simulate/two-models.yaml"
+WIDE = {"COLUMNS": "2000", "TERMINAL_WIDTH": "2000", "NO_COLOR": "1"}
+
+
+def simulate(*arguments: str | Path) -> tuple[int, str, str]:
+    result = CliRunner(env=WIDE).invoke(app, ["simulate", *map(str, arguments)])
+    return result.exit_code, result.stdout, result.stderr
 
 
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four hours in bins of ten seconds."""
-    path = tmp_path_factory.mktemp("traces") / "four-hours.csv"
-    rng = np.random.default_rng(0)
-    requests = rng.poisson(100 + 80 * np.sin(np.arange(1440) / 200))
-    rows = [f"{10 * i},{n},{n * 900},{n * 150}" for i, n in enumerate(requests.tolist())]
-    path.write_text("t,n,tin,tout\n" + "\n".join(rows) + "\n")
+    """Six hours that come and go faster and slower than a cold start."""
+    random = np.random.default_rng(5)
+    levels = np.repeat(random.choice([0.0, 0.2, 1.0, 2.0, 4.0], 72), 30)
+    path = tmp_path_factory.mktemp("traces") / "bursts.csv"
+    rows = [f"{t * 10},{n},{n * 1600},{n * 300}" for t, n in enumerate(random.poisson(50 * levels).tolist())]
+    path.write_text("\n".join(["t,n,tin,tout", *rows]) + "\n")
     return path
 
 
-def played(trace: Path, out: Path, *more: str) -> dict[str, Any]:
-    wish = "--price-replica 24 --price-in 3 --price-out 15 --prefill 20000 --decode 10000 --delay 600 --min-billing 600"
-    wish += " --drain 60 --slo-queue 10 --fleet 6 --seed 0"
-    result = RUNNER.invoke(app, ["simulate", "--trace", str(trace), *wish.split(), *more, "--json", str(out)])
-    assert result.exit_code == 0, result.output
-    found: dict[str, Any] = json.loads(out.read_text())
-    return found
-
-
-@pytest.mark.parametrize("policy", ["spillway", "lcp", "hpa", "fixed-7", "all-external"])
-def test_anybody_can_recompute_the_cost(trace: Path, tmp_path: Path, policy: str) -> None:
-    """From the arrays alone: rent of what is asked for, the last replica stops first, what is left of its minimum and
-    its drain is paid, what is spilled is paid at its bin's price."""
-    found = played(trace, tmp_path / "out.json", "--policy", policy)
-    rent, scored = 24 * 10 / 3600, found["score_from"]
-    births: list[int] = [-(10**9)] * found["asked"][0]
-    gpu = 0.0
-    for at, asked in enumerate(found["asked"]):
-        births += [at] * (asked - len(births))
-        while len(births) > asked:
-            age = at - births.pop()
-            if at >= scored:
-                gpu += max(60 - age, 0) * rent + (6 * rent if age >= 60 else 0.0)
-        if at >= scored:
-            gpu += asked * rent
-    external = sum(s * p for s, p in zip(found["spilled"][scored:], found["spill_price"][scored:], strict=True))
-    assert found["gpu"] == pytest.approx(gpu)
-    assert found["external"] == pytest.approx(external)
-    assert found["cost"] == pytest.approx(gpu + external)
-    assert found["ratio"] == pytest.approx(found["cost"] / found["lower_bound"])
-    assert found["ratio"] >= 1
-    assert found["slo"] == 1
-    lengths = {len(found[name]) for name in ("work", "spill_price", "asked", "ready", "served", "spilled")}
-    assert lengths == {1440}
-    assert found["bin_seconds"] == 10
-    served = np.array(found["served"])
-    assert np.all(served <= np.array(found["ready"]) + 1e-9)
-
-
-def test_equal_wishes_give_equal_answers(trace: Path, tmp_path: Path) -> None:
-    assert played(trace, tmp_path / "a.json") == played(trace, tmp_path / "b.json")
-
-
-def test_a_table_beside_others_and_what_a_faster_start_is_worth(trace: Path) -> None:
-    result = RUNNER.invoke(app, ["simulate", "--trace", str(trace), "--fleet", "4", "--prices", "B"])
-    assert result.exit_code == 0, result.output
-    for words in (
-        "4.0 replicas of work on average",
-        "hpa-tuned*",
-        "lower bound*",
-        "A cold start of 300 s instead of 600",
-    ):
-        assert words in result.output
+# ---- options ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--policy", "hpx"], "no policy 'hpx': there are spillway"),
-        (["--prices", "D"], "no --prices 'D': there are glm-5, A, B, C"),
-        (["--trace", "nowhere.csv"], "nowhere.csv"),
-    ],
-)
-def test_what_cannot_be_done_is_said_in_a_line(arguments: list[str], says: str) -> None:
-    result = RUNNER.invoke(app, ["simulate", *arguments])
-    assert result.exit_code == 2
-    assert says in result.output
-    assert "Traceback" not in result.output
-
-
-@pytest.mark.parametrize("option", ["--delay=x", "--outage=5h", "--outage=6h-5h", "--fleet=0", "--delay-cv=-1"])
-def test_bad_options_name_themselves(option: str) -> None:
-    result = RUNNER.invoke(app, ["simulate", option])
-    assert result.exit_code == 2
-    assert option.split("=")[0] in result.output
-
-
-def test_the_help_names_every_policy_and_preset() -> None:
-    named = options.POLICIES.replace(";", ",").replace("in hindsight ", "")
-    assert [name.strip() for name in named.split(",")] == list(POLICIES)
-    assert ", ".join(PRESETS) == options.PRESETS
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"), [("600", 600), ("0.5", 0.5), ("10m", 600), ("1h30m", 5400), ("2h5s", 7205), ("90s", 90)]
+    ("text", "expected"),
+    [("600", 600), ("600s", 600), ("10m", 600), ("1h30m", 5400), ("7d", 604_800), ("0.5h", 1800), (" 5m ", 300)],
 )
 def test_durations(text: str, expected: float) -> None:
-    assert options.seconds(text) == expected
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "ten", "10 m", "-5m", "5m!", "m5", "1e3"])
+def test_what_is_no_duration_is_told(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is no duration: write 600, 600s, 10m, 1h30m or 7d"):
+        seconds(text)
+
+
+def test_windows() -> None:
+    found = windows("6h-7h,30h-31h30m")
+    assert found.spans == ((21_600.0, 25_200.0), (108_000.0, 113_400.0))
+    assert windows(str(found)) == found
+    assert windows("").spans == ()
+    with pytest.raises(typer.BadParameter, match="'6h' is no window"):
+        windows("6h")
+    with pytest.raises(typer.BadParameter, match="'7h-6h' ends before it begins"):
+        windows("7h-6h")
 
 
 @given(st.text(max_size=12))
 def test_any_text_is_a_duration_or_refused(text: str) -> None:
-    for reading in (options.seconds, options.windows):
+    for reading in (seconds, windows):
         try:
             reading(text)
         except typer.BadParameter:
             continue
 
 
-def test_windows() -> None:
-    assert options.windows("6h-7h30m,100-200").spans == ((21600, 27000), (100, 200))
-    assert options.windows("").spans == ()
-    assert options.windows(options.Windows(((1.0, 2.0),))).spans == ((1.0, 2.0),)
+def test_help_names_every_policy_and_preset() -> None:
+    status, text, _ = simulate("--help")
+    assert status == 0
+    listed = text.replace("|", " ").replace("│", " ")
+    words = {word.strip(".,;:()") for word in listed.split()}
+    assert set(POLICIES) | set(PRESETS) <= words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--policy", "magic"], "no policy 'magic': there are spillway, "),
+        (["--policy", "fixed-N"], "no policy 'fixed-N'"),
+        (["--policy", "fixed-"], "no policy 'fixed-'"),
+        (["--prices", "Z"], "no --prices 'Z': there are glm-5, A, B, C"),
+        (["--trace", "/nowhere/x.csv"], "/nowhere/x.csv"),
+        (["--scenario", "/nowhere/x.yaml"], "/nowhere/x.yaml: cannot be read"),
+        (["--scenario", str(SAMPLE), "--policy", "clairvoyant"], "policy 'clairvoyant' knows the future"),
+        (["--scenario", str(SAMPLE), "--policy", "magic"], "no policy 'magic'"),
+    ],
+)
+def test_a_mistake_ends_with_one_line_and_status_2(arguments: list[str], words: str) -> None:
+    status, _, errors = simulate(*arguments)
+    assert status == 2
+    [told] = errors.strip().splitlines()
+    assert told.startswith("spillway simulate: ")
+    assert words in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--delay", "soon"], "'soon' is no duration"),
+        (["--outage", "5h-4h"], "'5h-4h' ends before it begins"),
+        (["--start-failures", "2"], "--start-failures"),
+        (["--scenario", str(SAMPLE), "--fleet", "3"], "--scenario does not go with --fleet: say it in its Simulation"),
+        (["--scenario", str(SAMPLE), "--trace", "x.csv", "--tick", "5"], "does not go with --trace, --tick"),
+        (["--scenario", str(SAMPLE), "--report", "x.html"], "--report is of one deployment"),
+        (["--prometheus", "http://127.0.0.1:1"], "--prometheus needs --deployment NAMESPACE/NAME"),
+        (["--deployment", "chat/glm-5"], "--deployment: of what --prometheus has, which is not given"),
+        (["--range", "3d", "--step", "1m"], "--range, --step: of what --prometheus has"),
+        (
+            ["--trace", "x.csv", "--prometheus", "http://127.0.0.1:1", "--deployment", "a/b"],
+            "--trace and --prometheus are both given",
+        ),
+    ],
+)
+def test_options_that_cannot_be_are_refused(arguments: list[str], words: str) -> None:
+    status, _, errors = simulate(*arguments)
+    assert status == 2
+    assert words in " ".join(errors.split())
+
+
+# ---- the contract ----------------------------------------------------------------------------------------------------
+
+USD, DELAY, MINIMUM, DRAIN, BIN = 24.0, 600, 900, 60, 10
+CONTRACT = f"--price-replica {USD} --price-in 3 --price-out 15 --prefill 20000 --decode 10000 --delay {DELAY}"
+CONTRACT += f" --min-billing {MINIMUM} --drain {DRAIN} --slo-queue 10 --fleet 3 --seed 0"
+
+
+@pytest.mark.parametrize("policy", ["spillway", "hpa", "fixed-2", "all-external"])
+def test_the_cost_follows_from_what_is_written(policy: str, trace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    status, text, errors = simulate(*CONTRACT.split(), "--trace", trace, "--policy", policy, "--json", out)
+    assert status == 0, errors
+    told = json.loads(out.read_text())
+    bins, first = len(told["work"]), told["score_from"]
+    assert told["bin_seconds"] == BIN
+    assert first == 360
+    for name in ("spill_price", "asked", "ready", "served", "spilled", "refused"):
+        assert len(told[name]) == bins, name
+    assert np.mean(told["work"]) == pytest.approx(3.0)
+
+    rent = USD * BIN / 3600
+    gpu, starts, up = 0.0, 0, [-10_000] * told["asked"][0]  # bins in which the replicas that are up were asked for
+    for t, asked in enumerate(told["asked"]):
+        begun = max(0, asked - len(up))
+        up += [t] * begun
+        stopped = 0.0
+        while len(up) > asked:  # the youngest goes first
+            age = t - up.pop()
+            stopped += max(0, MINIMUM // BIN - age) + (DRAIN // BIN if age >= DELAY // BIN else 0)
+        assert told["ready"][t] == sum(t - since >= DELAY // BIN for since in up)
+        if t >= first:
+            gpu += (asked + stopped) * rent
+            starts += begun
+    external = sum(s * p for s, p in zip(told["spilled"][first:], told["spill_price"][first:], strict=True))
+    assert told["gpu"] == pytest.approx(gpu)
+    assert told["external"] == pytest.approx(external)
+    assert told["cost"] == pytest.approx(gpu + external)
+    assert told["starts_per_day"] == pytest.approx(starts / ((bins - first) * BIN / 86_400))
+    assert told["ratio"] == pytest.approx(told["cost"] / told["lower_bound"])
+    assert told["ratio"] > 1
+    assert told["slo"] == 1
+    if policy in ("spillway", "hpa"):
+        assert starts > 2, "or the test tests nothing"
+
+    # Work is served in order, by what is ready, and waits for ten seconds of it at most.
+    queue = 0.0
+    for t in range(bins):
+        queue += told["work"][t]
+        served = min(queue, told["ready"][t])
+        queue -= served
+        out_now = max(0.0, queue - told["ready"][t])
+        queue -= out_now
+        assert told["served"][t] == pytest.approx(served, abs=1e-6)
+        assert told["spilled"][t] + told["refused"][t] == pytest.approx(out_now, abs=1e-6)
+    assert f"${told['cost']:,.0f}" in text
+
+
+def test_equal_wishes_give_equal_answers(trace: Path, tmp_path: Path) -> None:
+    outs = [tmp_path / name for name in ("a.json", "b.json")]
+    for out in outs:
+        assert simulate("--trace", trace, "--prices", "C", "--fleet", "2", "--json", out)[0] == 0
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+
+
+def test_a_table_beside_others_and_what_a_faster_start_is_worth(trace: Path) -> None:
+    status, text, _ = simulate("--trace", trace, "--fleet", "4", "--prices", "B")
+    assert status == 0
+    for words in (
+        "4.0 replicas of work on average",
+        "hpa-tuned*",
+        "lower bound*",
+        "A cold start of 300 s instead of 600",
+    ):
+        assert words in text
+
+
+def test_json_on_standard_output_is_nothing_but_json(trace: Path) -> None:
+    status, text, errors = simulate("--trace", trace, "--prices", "C", "--fleet", "2", "--json", "-")
+    assert status == 0
+    assert json.loads(text)["policy"] == "spillway"
+    assert "lower bound" in errors
+
+
+# ---- a scenario ------------------------------------------------------------------------------------------------------
+
+
+def test_a_scenario_tells_of_deployments_pools_budgets_policies_and_decisions(tmp_path: Path) -> None:
+    short, out = tmp_path / "short.yaml", tmp_path / "out.json"
+    short.write_text(SAMPLE.read_text().replace("days: 7", "hours: 2").replace("[hpa, keda]", "[hpa]"))
+    status, text, errors = simulate("--scenario", short, "--json", out)
+    assert status == 0, errors
+    lines = text.splitlines()
+    told = json.loads(out.read_text())
+    assert lines[0].startswith("two-models: 0.0833 days from Tue 31 Mar 22:00:00 UTC; 2 deployments, 2 pools")
+    for key, one in told["deployments"].items():
+        [row] = [line for line in lines if line.startswith(f"{key} ")]
+        assert f"${one['cost']:,.0f}" in row
+    for name, pool in told["pools"].items():
+        [row] = [line for line in lines if line.startswith(f"{name} ")]
+        assert row.split()[1:4] == [str(pool["gpus"]), f"{pool['mean']:.1f}", str(pool["max"])]
+    for budget in told["budgets"]:
+        [period] = budget["periods"]
+        [row] = [line for line in lines if line.startswith(f"{budget['policy']}/{budget['name']} ")]
+        assert f"${period['spent']:,.2f}" in row
+        assert row.split()[-1] == "0"
+    assert set(told["policies"]) == {"spillway", "hpa"}
+    assert any(line.startswith("hpa ") for line in lines)
+    assert "The last " in text
+    assert "hopper-h200-fp8-vllm" in lines[-2]
+
+
+def test_a_scenario_compares_nothing_if_asked_so(tmp_path: Path) -> None:
+    short = tmp_path / "short.yaml"
+    short.write_text(SAMPLE.read_text().replace("days: 7", "hours: 0.2"))
+    status, text, _ = simulate("--scenario", short, "--no-compare", "--policy", "keda")
+    assert status == 0
+    assert "VS KEDA" not in text
+
+
+# ---- the page for users ----------------------------------------------------------------------------------------------
+
+PAGE = (REPOSITORY / "docs/simulate.md").read_text()
+
+
+def test_the_page_names_only_options_that_there_are_and_every_policy() -> None:
+    _, text, _ = simulate("--help")
+    options = set(re.findall(r"--[a-z][a-z-]*", text))
+    assert set(re.findall(r"(?<![-\w])--[a-z][a-z-]*", PAGE)) <= options
+    assert options - {"--help"} <= set(re.findall(r"--[a-z][a-z-]*", PAGE)) | {"--compare"}
+    for policy in POLICIES:
+        assert f"`{policy}`" in PAGE, policy
+
+
+@pytest.mark.parametrize(
+    "model", [SimulationSpec, DemandSpec, FaultsSpec, PoolSpec, ProviderSpec, PriceChangeSpec, Times]
+)
+def test_the_page_names_every_field_of_a_simulation(model: type[BaseModel]) -> None:
+    for name, field in model.model_fields.items():
+        assert re.search(rf"\b{field.alias or name}\b", PAGE), name
+
+
+def test_the_page_names_every_field_of_synthetic_demand_and_of_the_contract(trace: Path, tmp_path: Path) -> None:
+    for one in fields(Synthetic):
+        if one.name not in ("name", "bins"):
+            assert f"`{spelled(one.name)}`" in PAGE, one.name
+    out = tmp_path / "out.json"
+    assert simulate("--trace", trace, "--policy", "fixed-2", "--prices", "C", "--fleet", "2", "--json", out)[0] == 0
+    for name in json.loads(out.read_text()):
+        assert f"`{name}`" in PAGE or name == "policy", name
+
+
+def test_the_simulation_of_the_page_is_read_as_it_is() -> None:
+    [block] = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    Simulation.model_validate(yaml.safe_load(block))
