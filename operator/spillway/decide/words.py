@@ -87,6 +87,8 @@ def cause(
     closed = ", ".join(sorted({v.pool for v in deployment.variants if v.pool not in open_pools}))
     others = ", ".join(name for name, n in sorted(desired.items()) if n > 0 and name != variant.name)
     wanted = target.need.units if target.need else 0.0
+    units = {c.variant: c.units_per_replica for c in target.need.choices} if target.need else {}
+    covered = sum(units.get(name, 1.0) * n for name, n in before.items())
     if deployment.pinned_replicas:
         return Code.PINNED, f"spec.replicas pins {deployment.pinned_replicas} ({rate})"
     if new > old:
@@ -101,6 +103,8 @@ def cause(
         pool = snapshot.pool(variant.pool)
         if pool is not None and pool.reserved_gpus >= pool.used_gpus + variant.gpus_per_replica:
             return Code.RESERVED_FIRST, f"{variant.pool} has GPUs that are paid anyway (listed at {rate})"
+        if covered < wanted - 1e-3 and sum(desired.values()) > sum(before.values()):  # there was no room for it before
+            return Code.DEMAND_ROSE, rate
         return Code.CHEAPER_VARIANT, f"to take the place of {others or 'dearer replicas'}, at {rate}"
     if deployment.floor_only:
         return Code.BUDGET_SPENT, f"a GPU budget is spent: down to minReplicas {deployment.min_replicas} ({rate})"

@@ -117,7 +117,7 @@ class Fleet:
         self.deferred = Deferred(spec.deferrable_share, spec.deadline_seconds) if spec.deferrable_share else None
         self.served_tokens = [(0.0, 0.0)]  # input and output, cumulative, by bin
         self.next_change = 0
-        self._leaving: list[tuple[int, str, int]] = []  # until which bin, pool and GPUs of replicas that drain
+        self._leaving: list[tuple[int, VirtualReplica]] = []  # until which bin a replica drains
         self._serial = 0
         self._starts = 0
         self._stop_usd = 0.0
@@ -170,12 +170,12 @@ class Fleet:
         drain = round(self._world.drain_seconds / BIN_SECONDS) if victim.ready <= now else 0
         self._stop_usd += (left + drain) * per_bin
         if drain:
-            self._leaving.append((now + drain, victim.variant.pool, victim.variant.gpus_per_replica))
+            self._leaving.append((now + drain, victim))
 
     def gpus(self, now: int) -> Iterator[tuple[str, int]]:
         """Pool and GPUs of each replica that holds some."""
         self._leaving = [one for one in self._leaving if one[0] > now]
-        yield from ((pool, gpus) for _, pool, gpus in self._leaving)
+        yield from ((r.variant.pool, r.variant.gpus_per_replica) for _, r in self._leaving)
         yield from ((r.variant.pool, r.variant.gpus_per_replica) for r in self.replicas if r.scheduled != NEVER)
 
     def advance(self, now: int, free: dict[str, int]) -> None:
@@ -308,6 +308,7 @@ class Fleet:
                 busy = replace(idle, in_flight=replica.variant.concurrency, waiting=1)
                 replica.shown = (idle, busy if phase is Phase.READY else idle)
             found.append(replica.shown[full])
+        found += [self._as_seen(r, Phase.STOPPING) for until, r in self._leaving if until > now]
         return tuple(found)
 
     def _as_seen(self, replica: VirtualReplica, phase: Phase) -> Replica:
