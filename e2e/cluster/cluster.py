@@ -128,6 +128,13 @@ class Cluster(ClusterHandle):
         """Again, with the data from before."""
         self._control("POST", "/prometheus/start")
 
+    def pause_api_server(self) -> None:
+        """It answers nothing until resume_api_server()."""
+        self._control("POST", "/apiserver/pause")
+
+    def resume_api_server(self) -> None:
+        self._control("POST", "/apiserver/resume")
+
     def pod_log(self, namespace: str, name: str) -> Path:
         """The directory with one log file per container; it stays when the pod is gone."""
         return self.directory / "logs" / "pods" / namespace / name

@@ -156,6 +156,7 @@ class Supervisor:
                 web.post("/nodes/{name}/remove", self._remove_node),
                 web.post("/nodes/{name}/reclaim", self._reclaim_node),
                 web.post("/prometheus/{verb:start|stop}", self._switch_prometheus),
+                web.post("/apiserver/{verb:pause|resume}", self._pause_api_server),
             ]
         )
         return application
@@ -215,6 +216,13 @@ class Supervisor:
             return web.json_response({})
         self.prometheus.launch()  # here, because a child dies with the thread that started it
         await asyncio.to_thread(self.prometheus.wait)
+        return web.json_response({})
+
+    async def _pause_api_server(self, request: web.Request) -> web.Response:
+        """It keeps its connections and answers nothing, as one that is out of memory or whose disk hangs."""
+        [server] = [p for p in self.plane.processes if p.name == "kube-apiserver" and p.pid is not None]
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGSTOP if request.match_info["verb"] == "pause" else signal.SIGCONT)
         return web.json_response({})
 
 

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import json
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -122,22 +122,29 @@ class LoadRun:
         return self._stopping.is_set()
 
     async def _request(self, session: aiohttp.ClientSession, number: int, arrival: Arrival, streaming: bool) -> None:
+        gateway = self.target.gateways[number % len(self.target.gateways)]
+        self.records.append(await self._fate(session, gateway, number, arrival, streaming))
+        self.in_flight -= 1
+
+    async def _fate(
+        self, session: aiohttp.ClientSession, gateway: str, number: int, arrival: Arrival, streaming: bool
+    ) -> Record:
+        """What becomes of one request at that gateway."""
         start = self.elapsed()
-        url = self.target.gateways[number % len(self.target.gateways)].rstrip("/") + self.target.path
+        url = gateway.rstrip("/") + self.target.path
         headers = {"Host": self.target.host, "Content-Type": "application/json", **dict(self.target.headers)}
         try:
             async with session.post(
                 url, data=self.body(number, arrival, streaming), headers=headers, allow_redirects=False
             ) as response:
-                self.records.append(await self._read(response, start, streaming))
+                found = await self._read(response, start, streaming)
         except TimeoutError:
-            self.records.append(self._failure(start, streaming, None, "timeout"))
+            found = self._failure(start, streaming, None, "timeout")
         except aiohttp.ClientConnectorError:
-            self.records.append(self._failure(start, streaming, None, "connect"))
+            found = self._failure(start, streaming, None, "connect")
         except aiohttp.ClientError:
-            self.records.append(self._failure(start, streaming, None, "disconnected"))
-        finally:
-            self.in_flight -= 1
+            found = self._failure(start, streaming, None, "disconnected")
+        return replace(found, gateway=gateway)
 
     def body(self, number: int, arrival: Arrival, streaming: bool) -> bytes:
         """The request's JSON: a prompt of the arrival's length that ends in the output-length marker."""

@@ -29,6 +29,7 @@ class Record:
     completion_tokens: int | None
     error: str | None
     error_code: str | None = None
+    gateway: str = ""  # base URL of the one that was asked
 
     @property
     def failed(self) -> bool:
