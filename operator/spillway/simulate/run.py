@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from spillway.simulate.accounts import Account
-from spillway.simulate.cluster import Cluster, Ledger, Outlet, Quota
+from spillway.simulate.cluster import Cluster
 from spillway.simulate.economics import BIN_SECONDS
+from spillway.simulate.fleet import Ledger, Outlet, Quota
 from spillway.simulate.pilots import Pilot, Steering
 from spillway.simulate.world import World, within
 

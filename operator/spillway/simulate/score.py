@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spillway.simulate.cluster import Ledger
 from spillway.simulate.economics import BIN_SECONDS
+from spillway.simulate.fleet import Ledger
 
 BINS_PER_DAY = 86_400 / BIN_SECONDS
 

@@ -10,8 +10,8 @@ from typing import Any
 from spillway.decide.provisioning import DEFAULT_RULE, RULES
 from spillway.simulate.accounts import Account, Spent
 from spillway.simulate.baselines import BASELINES, Fixed, Rule
-from spillway.simulate.cluster import Ledger
 from spillway.simulate.economics import BIN_SECONDS
+from spillway.simulate.fleet import Ledger
 from spillway.simulate.pilots import Pilot, RulePilot, SpillwayPilot, Told, spill_usd_per_unit
 from spillway.simulate.run import Played, play_out
 from spillway.simulate.scenario_world import Stage

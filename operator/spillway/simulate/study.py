@@ -15,8 +15,8 @@ from spillway.decide.provisioning import DEFAULT_RULE, RULES
 from spillway.simulate import single
 from spillway.simulate.baselines import BASELINES, TUNED_HPA_TARGETS, Fixed, Hpa, Rule, covering
 from spillway.simulate.bounds import clairvoyant
-from spillway.simulate.cluster import Ledger
 from spillway.simulate.economics import BIN_SECONDS, Economics
+from spillway.simulate.fleet import Ledger
 from spillway.simulate.load import Load
 from spillway.simulate.pilots import Pilot, RulePilot, SpillwayPilot, Told
 from spillway.simulate.run import play
