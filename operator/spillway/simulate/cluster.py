@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from spillway.simulate.accounts import accounts, counting
 from spillway.simulate.economics import BIN_SECONDS
-from spillway.simulate.fleet import Fleet, Outlet
+from spillway.simulate.fleet import Fleet, Outlet, Quota
 from spillway.simulate.fluid import FluidFleet
+from spillway.simulate.requests.serving import RequestFleet
+from spillway.simulate.traces import Arrivals
 from spillway.simulate.world import World, within
 
 
 class Cluster:
     """All fleets of a world, its pools and providers."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, requests: Mapping[str, Arrivals] | None = None) -> None:
+        """`requests`: of each deployment, to be played one by one; None: work is a fluid."""
         self.world = world
         streams = np.random.default_rng(world.seed).spawn(len(world.deployments))
         self.accounts = accounts(world)
-        self.fleets: dict[str, Fleet] = {
-            d.key: FluidFleet(d, world, rng, counting(self.accounts, d.key))
-            for d, rng in zip(world.deployments, streams, strict=True)
-        }
+        self.fleets: dict[str, Fleet] = {}
+        for spec, rng in zip(world.deployments, streams, strict=True):
+            paying = counting(self.accounts, spec.key)
+            self.fleets[spec.key] = (
+                FluidFleet(spec, world, rng, paying)
+                if requests is None
+                else RequestFleet(spec, world, rng, paying, requests[spec.key])
+            )
+        self.whole_requests = requests is not None
+        self.quotas: dict[str, Quota] = {}  # by API
         self.now = 0
 
     @property
@@ -67,12 +77,31 @@ class Cluster:
         for account in self.accounts:
             account.turn(self.world.begin + self.seconds)
 
-    def serve(self, outside: Mapping[str, Sequence[Outlet]], shares: Mapping[str, float]) -> None:
-        """One bin, with the providers that each deployment may use now, and the share that goes there anyway. Replicas
-        are paid first: what they take of a Total budget cannot be spent outside any more."""
+    def quota(self, api: str, requests_per_minute: float) -> Quota:
+        """What an API takes in this bin. Of whole requests the part that is left over counts in the next."""
+        requests = requests_per_minute * BIN_SECONDS / 60
+        found = self.quotas.setdefault(api, Quota(0.0))
+        rest = found.requests % 1 if self.whole_requests and math.isfinite(found.requests) else 0.0
+        found.requests = requests + rest
+        return found
+
+    def serve(
+        self,
+        outside: Mapping[str, Sequence[Outlet]],
+        shares: Mapping[str, float],
+        gates: Mapping[str, int] | None = None,
+    ) -> None:
+        """One bin, with the providers that each deployment may use now, the share that goes there anyway, and the
+        requests that its replicas take at once. Replicas are paid first: what they take of a Total budget cannot be
+        spent outside any more."""
         if self.accounts:
             for fleet in self.fleets.values():
                 fleet.pay_gpus()
         for key, fleet in self.fleets.items():
-            fleet.serve(self.now, outside.get(key, ()), shares.get(key, 0.0))
+            fleet.serve(self.now, outside.get(key, ()), shares.get(key, 0.0), (gates or {}).get(key))
         self.now += 1
+
+    def finish(self) -> None:
+        """After the last bin."""
+        for fleet in self.fleets.values():
+            fleet.finish()

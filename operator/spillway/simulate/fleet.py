@@ -149,7 +149,7 @@ class Fleet(ABC):
         self.replicas.remove(victim)
         if victim.scheduled == NEVER:
             return
-        per_bin = _usd_per_bin(victim.variant)
+        per_bin = usd_per_bin(victim.variant)
         left = max(0, round(victim.variant.minimum_billing_seconds / BIN_SECONDS) - (now - victim.scheduled))
         drain = round(self._world.drain_seconds / BIN_SECONDS) if victim.ready <= now else 0
         self._stop_usd += (left + drain) * per_bin
@@ -299,5 +299,5 @@ def _columns(traffic: Traffic) -> tuple[Floats, Floats, Floats]:
     return traffic.requests, traffic.input_tokens, traffic.output_tokens
 
 
-def _usd_per_bin(variant: Variant) -> float:
+def usd_per_bin(variant: Variant) -> float:
     return variant.usd_per_hour * BIN_SECONDS / 3600

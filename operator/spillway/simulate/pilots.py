@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Protocol
 
@@ -36,11 +36,12 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Steering:
-    """What holds until the next tick: providers in order and the share that goes outside anyway, by deployment; those
-    that are not named use all of theirs."""
+    """What holds until the next tick: providers in order, the share that goes outside anyway, and the requests that
+    replicas take at once, by deployment; those that are not named use all providers, and a gate as `decide` has it."""
 
     providers: Mapping[str, tuple[str, ...]]
     shares: Mapping[str, float]
+    gates: Mapping[str, int] = field(default_factory=dict)
 
 
 class Pilot(Protocol):
@@ -166,7 +167,7 @@ class SpillwayPilot:
         return tuple(found)
 
     def _follow(self, planned: Plan, cluster: Cluster) -> None:
-        providers = {}
+        providers, gates = {}, {}
         for outcome in planned.deployments:
             fleet = cluster.fleets[outcome.key]
             variants = {v.name: v for v in fleet.spec.variants}
@@ -174,8 +175,9 @@ class SpillwayPilot:
                 fleet.scale(variants[workload.variant], workload.replicas, cluster.now)
             permitted = (self._by_pair[p.provider, p.model] for p in outcome.spill.providers if p.permitted)
             providers[outcome.key] = tuple(permitted)
+            gates[outcome.key] = outcome.gate
             self.told.extend(Told(cluster.now, outcome.key, d) for d in outcome.decisions if d.changes)
-        self._steering = Steering(providers, {})
+        self._steering = Steering(providers, {}, gates)
 
 
 class RulePilot:

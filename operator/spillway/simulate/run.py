@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from spillway.simulate.accounts import Account
 from spillway.simulate.cluster import Cluster
-from spillway.simulate.economics import BIN_SECONDS
 from spillway.simulate.fleet import Ledger, Outlet, Quota
 from spillway.simulate.pilots import Pilot, Steering
+from spillway.simulate.requests.records import Records
+from spillway.simulate.requests.serving import RequestFleet
+from spillway.simulate.traces import Arrivals
 from spillway.simulate.world import World, within
 
-PROGRESS_BINS = 360
+PROGRESS_BINS, PROGRESS_BINS_OF_REQUESTS = 360, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,31 @@ def play_out(world: World, pilot: Pilot, progress: Callable[[int], None] | None 
     return Played(ledgers, gpus, cluster.accounts)
 
 
+@dataclass(frozen=True, slots=True)
+class PlayedRequests:
+    """What became of a world whose requests were played one by one, by deployment."""
+
+    ledgers: Mapping[str, Ledger]
+    records: Mapping[str, Records]
+
+
+def play_requests(
+    world: World, requests: Mapping[str, Arrivals], pilot: Pilot, progress: Callable[[int], None] | None = None
+) -> PlayedRequests:
+    """Request by request. The traffic of the world's deployments must be the sums of `requests` by bin. `progress`
+    hears every simulated minute of the bins that are done."""
+    cluster = Cluster(world, requests)
+    ledgers = _play(cluster, pilot, progress, every=PROGRESS_BINS_OF_REQUESTS)
+    fleets = cluster.fleets.items()
+    return PlayedRequests(ledgers, {key: f.records() for key, f in fleets if isinstance(f, RequestFleet)})
+
+
 def _play(
     cluster: Cluster,
     pilot: Pilot,
     progress: Callable[[int], None] | None,
     look: Callable[[], None] | None = None,
+    every: int = PROGRESS_BINS,
 ) -> Mapping[str, Ledger]:
     """`look` is called in each bin, when it is settled who holds what."""
     world = cluster.world
@@ -57,9 +79,10 @@ def _play(
         cluster.advance()
         if look is not None:
             look()
-        cluster.serve(_outside(cluster, steering), steering.shares)
-        if progress is not None and (now + 1) % PROGRESS_BINS == 0:
+        cluster.serve(_outside(cluster, steering), steering.shares, steering.gates)
+        if progress is not None and (now + 1) % every == 0:
             progress(now + 1)
+    cluster.finish()
     if progress is not None:
         progress(world.bins)
     return {key: fleet.ledger for key, fleet in cluster.fleets.items()}
@@ -68,11 +91,12 @@ def _play(
 def _outside(cluster: Cluster, steering: Steering) -> dict[str, list[Outlet]]:
     """The providers that each deployment may use in this bin, in order; the models of one share its quota."""
     quotas: dict[str, Quota] = {}
-    outlets = {
-        p.name: Outlet(p, quotas.setdefault(p.api, Quota(p.requests_per_minute * BIN_SECONDS / 60)))
-        for p in cluster.world.providers
-        if not within(p.outages, cluster.seconds)
-    }
+    outlets = {}
+    for provider in cluster.world.providers:
+        if not within(provider.outages, cluster.seconds):
+            if provider.api not in quotas:
+                quotas[provider.api] = cluster.quota(provider.api, provider.requests_per_minute)
+            outlets[provider.name] = Outlet(provider, quotas[provider.api])
     return {
         key: [outlets[n] for n in steering.providers.get(key, fleet.spec.usable) if n in outlets]
         for key, fleet in cluster.fleets.items()
