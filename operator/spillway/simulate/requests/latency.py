@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,7 @@ def _percentiles(seconds: Floats) -> Percentiles:
 
 def _by_part(seconds: Floats, edges: np.ndarray[Any, np.dtype[np.int64]]) -> dict[int, Floats]:
     """Percentiles of the parts between the edges."""
-    parts = [_percentiles(seconds[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [_percentiles(seconds[a:b]) for a, b in pairwise(edges.tolist())]
     return {p: np.array([getattr(part, f"p{p}") for part in parts]) for p in PERCENTILES}
 
 

@@ -54,9 +54,7 @@ class RequestFleet(Fleet):
     ) -> None:
         super().__init__(spec, world, rng, paying)
         if spec.deferrable_share:
-            raise ValueError(
-                f"{spec.key}: deferrable_share is {spec.deferrable_share}; only a fluid can wait: make it 0"
-            )
+            raise ValueError(f"{spec.key}: deferrable_share {spec.deferrable_share}: only a fluid can wait; make it 0")
         first = spec.variants[0]
         self.journal = Journal(arrivals)
         self._numbers = np.searchsorted(arrivals.seconds, np.arange(world.bins + 1) * BIN_SECONDS).tolist()
@@ -269,12 +267,15 @@ class RequestFleet(Fleet):
         return requests, requests * tokens_in, requests * tokens_out
 
     def _tokens(self, until: int) -> tuple[float, float]:
-        """Means per request that was known before that bin."""
-        number, sum_in, sum_out = self._answers[min(until, len(self._answers) - 1)]
-        number_0, sum_in_0, sum_out_0 = self._answers[max(0, min(until, len(self._answers) - 1) - TOKEN_WINDOW_BINS)]
-        if number <= number_0:
+        """Means per request that are known before that bin; as `observe` has it, those of chat where nothing is."""
+        last = min(until, len(self._answers) - 1)
+        number, tokens_in, tokens_out = (
+            now - then
+            for now, then in zip(self._answers[last], self._answers[max(0, last - TOKEN_WINDOW_BINS)], strict=True)
+        )
+        if number <= 0 or tokens_in <= 0 or tokens_out <= 0:
             return PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS
-        return (sum_in - sum_in_0) / (number - number_0), (sum_out - sum_out_0) / (number - number_0)
+        return max(1.0, tokens_in / number), max(1.0, tokens_out / number)
 
     def _own_gate(self, now: int) -> int:
         """For who steers without one: as `decide` has it."""
