@@ -22,8 +22,9 @@ from spillway.simulate.load import scale
 from spillway.simulate.presets import PRESETS
 from spillway.simulate.replay import replay, save
 from spillway.simulate.report import PolicyCost, ReportData, ReportDecision, ReportPackagesMissing, importable, write
+from spillway.simulate.reported import ReportLatency
 from spillway.simulate.requests.draw import single_requests
-from spillway.simulate.requests.latency import Latency, latency
+from spillway.simulate.requests.latency import Latency, by_minute, latency
 from spillway.simulate.single import Answers, Controls, Trouble
 from spillway.simulate.study import HINDSIGHT, Case, Run, UnknownPolicy, known, run_all
 from spillway.simulate.synthetic import Synthetic, generate
@@ -311,7 +312,19 @@ def report_data(case: Case, found: Found, policy: str) -> ReportData:
         ],
         half_start_saves_usd=saved,
         notes=heading(case).splitlines(),
+        latency=report_latency(case, found, policy),
     )
+
+
+def report_latency(case: Case, found: Found, policy: str) -> ReportLatency | None:
+    """Of the policy first, then of the others."""
+    records = found.runs[policy].records
+    if records is None:
+        return None
+    begin = case.load.score_from * BIN_SECONDS
+    runs = [found.runs[policy], *(run for name, run in found.runs.items() if name != policy)]
+    policies = {run.policy: latency(run.records, begin) for run in runs if run.records is not None}
+    return ReportLatency(policies, by_minute(records, len(case.load) * BIN_SECONDS))
 
 
 def costs(case: Case, run: Run) -> PolicyCost:
