@@ -269,6 +269,8 @@ def test_single_requests_tell_latencies_and_every_dollar(single: Path, tmp_path:
     assert told["slo"] == pytest.approx(1 - bad / work)
 
     requests = told["requests"]
+    for name in (*told, *requests, *requests["by_minute"]):
+        assert name == "policy" or re.search(rf"`(requests\.)?{name}`", PAGE), name
     assert set(requests["destinations"]) == {"local", "provider", "refused"}
     assert sum(requests["destinations"].values()) == requests["count"]
     minutes = requests["by_minute"]

@@ -16,7 +16,7 @@ from spillway.simulate.load import TOKEN_VARIANCE
 from spillway.simulate.traces import Arrivals, BadTrace, Floats, Trace, bin_arrivals
 
 Numbers = NDArray[np.int64]
-MAXIMUM_REQUESTS = 5_000_000  # that are played: 0.4 GB, and about an hour
+MAXIMUM_REQUESTS = 5_000_000  # that are played: 0.7 GB, and a minute
 MAXIMUM_HOURS = 24.0
 
 
