@@ -234,7 +234,7 @@ def latency(data: ReportData) -> Figure:
     """First tokens by minute of arrival, and how many requests were in flight."""
     assert data.latency is not None
     minutes = data.latency.minutes
-    at = epoch_ms(data) + np.arange(len(minutes)) * MINUTE_SECONDS * 1000
+    at: Floats = epoch_ms(data) + np.arange(len(minutes), dtype=np.float64) * (MINUTE_SECONDS * 1000)
     drawn = [
         ("p99", "first token, p99", minutes.first_token[99], "#b9cfe0", "y"),
         ("p95", "first token, p95", minutes.first_token[95], BLUE, "y"),

@@ -10,12 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spillway.simulate.cluster import Cluster
+from spillway.simulate.economics import Economics
 from spillway.simulate.fleet import Ledger, Outlet, Quota
+from spillway.simulate.load import scale
 from spillway.simulate.pilots import SpillwayPilot
+from spillway.simulate.requests.draw import single_requests
+from spillway.simulate.requests.latency import latency
 from spillway.simulate.requests.records import LOCAL, REFUSED, Records
 from spillway.simulate.requests.serving import RequestFleet
 from spillway.simulate.run import PlayedRequests, play, play_requests
 from spillway.simulate.score import score
+from spillway.simulate.study import Case, run
+from spillway.simulate.traces import Trace
 from spillway.simulate.world import Faults, VirtualBudget, VirtualPool, VirtualProvider
 from tests.unit.simulate.worlds import API, REPLICA, SLOW, world
 from tests.unit.simulate.worlds import scripted as as_fluid
@@ -259,6 +265,38 @@ def test_it_agrees_with_the_fluid(load: str) -> None:
     assert np.max(np.abs(np.array(ledger.asked[60:]) - fluid.asked[60:])) <= 1
     assert sum(ledger.served) == pytest.approx(sum(fluid.served), rel=0.02)
     assert np.nanpercentile(records.first - records.arrived, 95) < 10
+
+
+@pytest.mark.parametrize("policy", ["spillway", "hpa", "fixed-7"])
+def test_chat_with_prompts_agrees_with_the_fluid_under_every_pilot(policy: str) -> None:
+    bins = np.full(720, 300.0)
+    chat = Trace("chat", bins, bins * 1600, bins * 250)
+    economics = Economics(24.0, 20_000.0, 10_000.0, 3.0, 15.0)
+    requests = single_requests(chat, economics, fleet=6.0, seed=1)
+    load = scale(requests, economics)
+    fluid = run(Case(load, economics), policy).score
+    mine = run(Case(load, economics, requests=requests), policy)
+    assert mine.score.usd == pytest.approx(fluid.usd, rel=0.03)
+    assert mine.score.mean_replicas == pytest.approx(fluid.mean_replicas, rel=0.03)
+    assert mine.records is not None
+    found = latency(mine.records, since=720.0)
+    # A prompt of 1,600 tokens alone takes 0.08 s; 250 tokens at 40 a second take 6.25 s.
+    assert 0.05 < found.first_token.p50 < 3
+    assert 3 < found.end_to_end.p50 < 10
+
+
+def test_a_share_goes_outside_though_replicas_could_take_it_and_comes_back_where_nothing_does() -> None:
+    found = arrivals(np.linspace(0, 9.9, 40))
+    one = one_world(found, 1, ready_at_begin=2)
+    for share, quota, expected in ((1.0, 1e9, (0, 40)), (0.0, 1e9, (40, 0)), (1.0, 10.0, (30, 10))):
+        cluster = Cluster(one, {KEY: found})
+        cluster.advance()
+        cluster.serve({KEY: [Outlet(API, Quota(quota))]}, {KEY: share}, {KEY: 100})
+        cluster.finish()
+        fleet = cluster.fleets[KEY]
+        assert isinstance(fleet, RequestFleet)
+        to = fleet.records().destination
+        assert ((to == LOCAL).sum(), (to == 0).sum()) == expected
 
 
 def test_a_full_replica_does_one_replica_bin_of_work_in_a_bin() -> None:
