@@ -118,7 +118,7 @@ def option(text: str, group: str, *names: str, **more: object) -> typer.models.O
 DEMAND, PRICES, PHYSICS, TROUBLE, OUTPUT = "Demand", "Prices", "Replicas", "What goes wrong", "Output"
 SINGLE = "Single requests"
 CLUSTER, SCENARIO = "Demand of a running cluster", "Several deployments, pools, providers and budgets"
-WITH_SCENARIO = ("scenario", "policy", "compare", "json_out")  # the rest is said in the Simulation
+WITH_SCENARIO = ("scenario", "policy", "compare", "json_out", "requests")  # the rest is said in the Simulation
 WITH_PROMETHEUS = ("deployment", "range", "step", "save_demand")
 WITH_REQUESTS = ("outside_first_token", "outside_speed")
 
@@ -302,7 +302,7 @@ def simulate(
     if scenario:
         from spillway.cli.scenario import main as play_scenario
 
-        raise typer.Exit(play_scenario(scenario, policy, compare, json_out))
+        raise typer.Exit(play_scenario(scenario, policy, compare, json_out, requests))
     from spillway.cli.simulation import main
 
     wish = Wish(**{name: given for name, given in locals().items() if name in Wish.__dataclass_fields__})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from spillway.cli.latency import slowest, words
 from spillway.cli.simulate import Wish
 from spillway.observe.prometheus import MetricsUnavailable
 from spillway.simulate.bounds import SLICE_BINS, lower_bound_by_day
@@ -24,7 +24,7 @@ from spillway.simulate.replay import replay, save
 from spillway.simulate.report import PolicyCost, ReportData, ReportDecision, ReportPackagesMissing, importable, write
 from spillway.simulate.reported import ReportLatency
 from spillway.simulate.requests.draw import single_requests
-from spillway.simulate.requests.latency import Latency, by_minute, latency
+from spillway.simulate.requests.latency import by_minute, latency
 from spillway.simulate.single import Answers, Controls, Trouble
 from spillway.simulate.study import HINDSIGHT, Case, Run, UnknownPolicy, known, run_all
 from spillway.simulate.synthetic import Synthetic, generate
@@ -238,39 +238,11 @@ def table(found: Found, policy: str, since: float = 0.0) -> Table:
     return made
 
 
-def slowest(found: Latency) -> tuple[str, str]:
-    """95th percentiles of first and last token."""
-    return in_seconds(found.first_token.p95), in_seconds(found.end_to_end.p95)
-
-
-def in_seconds(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
-
-
-def latencies(found: Latency) -> list[str]:
-    """What single requests tell, in words."""
-    first, last = found.first_token, found.end_to_end
-    shares = [
-        f"{number / max(found.requests, 1):.2%} {'refused' if name == 'refused' else f'by {where(name)}'}"
-        for name, number in found.destinations.items()
-        if number
-    ]
-    return [
-        f"First token after {in_seconds(first.p50)} (p50), {in_seconds(first.p95)} (p95), {in_seconds(first.p99)} "
-        f"(p99); last after {in_seconds(last.p50)}, {in_seconds(last.p95)}, {in_seconds(last.p99)}.",
-        f"Of {found.requests:,} requests: {', '.join(shares)}.",
-    ]
-
-
-def where(destination: str) -> str:
-    return "replicas" if destination == "local" else f"the {destination}"
-
-
 def notes(found: Found, case: Case, policy: str) -> list[str]:
     """What is worth saying beside the table."""
     mine, said = found.runs[policy].score, []
     if (records := found.runs[policy].records) is not None:
-        said.extend(latencies(latency(records, case.load.score_from * BIN_SECONDS)))
+        said.extend(words(latency(records, case.load.score_from * BIN_SECONDS)))
     if found.halved is not None and mine.usd > 0:
         saved, whole = mine.usd - found.halved.score.usd, case.economics.delay_seconds
         said.append(

@@ -24,6 +24,7 @@ class Played:
     ledgers: Mapping[str, Ledger]  # by deployment
     gpus: Mapping[str, Sequence[int]]  # that replicas held, those that drain included, by pool and bin
     accounts: tuple[Account, ...]  # of the budgets, in the world's order
+    records: Mapping[str, Records]  # by deployment, where requests were played one by one
 
 
 def play(world: World, pilot: Pilot, progress: Callable[[int], None] | None = None) -> dict[str, Ledger]:
@@ -31,9 +32,15 @@ def play(world: World, pilot: Pilot, progress: Callable[[int], None] | None = No
     return dict(_play(Cluster(world), pilot, progress))
 
 
-def play_out(world: World, pilot: Pilot, progress: Callable[[int], None] | None = None) -> Played:
-    """The same, with what became of pools and budgets."""
-    cluster = Cluster(world)
+def play_out(
+    world: World,
+    pilot: Pilot,
+    progress: Callable[[int], None] | None = None,
+    requests: Mapping[str, Arrivals] | None = None,
+) -> Played:
+    """The same, with what became of pools and budgets. `requests`: of each deployment, to be played one by one; the
+    traffic of the world's deployments must be their sums by bin, and `progress` then hears every simulated minute."""
+    cluster = Cluster(world, requests)
     gpus: dict[str, list[int]] = {p.name: [] for p in world.pools}
 
     def look() -> None:
@@ -41,26 +48,9 @@ def play_out(world: World, pilot: Pilot, progress: Callable[[int], None] | None 
             gpus[pool].append(held)
 
     ledgers = _play(cluster, pilot, progress, look)
-    return Played(ledgers, gpus, cluster.accounts)
-
-
-@dataclass(frozen=True, slots=True)
-class PlayedRequests:
-    """What became of a world whose requests were played one by one, by deployment."""
-
-    ledgers: Mapping[str, Ledger]
-    records: Mapping[str, Records]
-
-
-def play_requests(
-    world: World, requests: Mapping[str, Arrivals], pilot: Pilot, progress: Callable[[int], None] | None = None
-) -> PlayedRequests:
-    """Request by request. The traffic of the world's deployments must be the sums of `requests` by bin. `progress`
-    hears every simulated minute of the bins that are done."""
-    cluster = Cluster(world, requests)
-    ledgers = _play(cluster, pilot, progress, every=PROGRESS_BINS_OF_REQUESTS)
     fleets = cluster.fleets.items()
-    return PlayedRequests(ledgers, {key: f.records() for key, f in fleets if isinstance(f, RequestFleet)})
+    records = {key: fleet.records() for key, fleet in fleets if isinstance(fleet, RequestFleet)}
+    return Played(ledgers, gpus, cluster.accounts, records)
 
 
 def _play(
@@ -68,10 +58,10 @@ def _play(
     pilot: Pilot,
     progress: Callable[[int], None] | None,
     look: Callable[[], None] | None = None,
-    every: int = PROGRESS_BINS,
 ) -> Mapping[str, Ledger]:
     """`look` is called in each bin, when it is settled who holds what."""
     world = cluster.world
+    every = PROGRESS_BINS_OF_REQUESTS if cluster.whole_requests else PROGRESS_BINS
     for now in range(world.bins):
         cluster.turn()
         cluster.advance()

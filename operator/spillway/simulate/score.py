@@ -17,6 +17,7 @@ class Score:
     gpu_usd: float
     external_usd: float
     slo: float  # share of the work that was served in time: locally within the queue's length, or outside
+    refused_share: float
     spill_share: float
     starts_per_day: float
     mean_replicas: float
@@ -38,6 +39,7 @@ def score(ledger: Ledger, score_from: int = 0) -> Score:
         gpu_usd=sum(ledger.gpu_usd[part]) + sum(ledger.stop_usd[part]),
         external_usd=sum(ledger.external_usd[part]),
         slo=1 - (refused + late) / work if work > 0 else 1.0,
+        refused_share=refused / work if work > 0 else 0.0,
         spill_share=spilled / work if work > 0 else 0.0,
         starts_per_day=sum(ledger.starts[part]) / (bins / BINS_PER_DAY) if bins else 0.0,
         mean_replicas=sum(ledger.asked[part]) / bins if bins else 0.0,

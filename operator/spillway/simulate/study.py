@@ -19,7 +19,7 @@ from spillway.simulate.fleet import Ledger
 from spillway.simulate.load import Load
 from spillway.simulate.pilots import Pilot, RulePilot, SpillwayPilot, Told
 from spillway.simulate.requests.records import Records
-from spillway.simulate.run import play, play_requests
+from spillway.simulate.run import play, play_out
 from spillway.simulate.score import Score, score
 from spillway.simulate.single import KEY, Answers, Controls, Trouble
 from spillway.simulate.traces import Trace
@@ -115,7 +115,7 @@ def _played(case: Case, policy: str, world: World, pilot: Pilot, progress: Calla
     if case.requests is None or case.requests.arrivals is None:
         ledger = play(world, pilot, progress)[KEY]
         return Run(policy, score(ledger, case.load.score_from), ledger)
-    played = play_requests(world, {KEY: case.requests.arrivals}, pilot, progress)
+    played = play_out(world, pilot, progress, {KEY: case.requests.arrivals})
     ledger = played.ledgers[KEY]
     return Run(policy, score(ledger, case.load.score_from), ledger, records=played.records[KEY])
 

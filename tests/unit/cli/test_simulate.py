@@ -113,6 +113,7 @@ def test_help_names_every_policy_and_preset() -> None:
         (["--scenario", "/nowhere/x.yaml"], "/nowhere/x.yaml: cannot be read"),
         (["--scenario", str(SAMPLE), "--policy", "clairvoyant"], "policy 'clairvoyant' knows the future"),
         (["--scenario", str(SAMPLE), "--policy", "magic"], "no policy 'magic'"),
+        (["--scenario", str(SAMPLE), "--requests"], "deployments.chat/glm-5: more than 24 hours; with --requests set"),
     ],
 )
 def test_a_mistake_ends_with_one_line_and_status_2(arguments: list[str], words: str) -> None:
@@ -137,7 +138,7 @@ def test_a_mistake_ends_with_one_line_and_status_2(arguments: list[str], words: 
         (["--range", "3d", "--step", "1m"], "--range, --step: of what --prometheus has"),
         (["--slice", "1h-2h,3h-4h"], "are several windows: write one FROM-TO, such as 12h-13h"),
         (["--outside-first-token", "2s", "--outside-speed", "50"], "of single requests: add --requests"),
-        (["--scenario", str(SAMPLE), "--requests"], "--scenario does not go with --requests"),
+        (["--scenario", str(SAMPLE), "--slice", "1h-2h"], "--scenario does not go with --slice"),
         (
             ["--trace", "x.csv", "--prometheus", "http://127.0.0.1:1", "--deployment", "a/b"],
             "--trace and --prometheus are both given",
@@ -342,6 +343,30 @@ def test_a_scenario_compares_nothing_if_asked_so(tmp_path: Path) -> None:
     status, text, _ = simulate("--scenario", short, "--no-compare", "--policy", "keda")
     assert status == 0
     assert "VS KEDA" not in text
+
+
+def test_a_scenario_request_by_request(tmp_path: Path) -> None:
+    short, out = tmp_path / "short.yaml", tmp_path / "out.json"
+    short.write_text(SAMPLE.read_text().replace("days: 7", "hours: 0.5").replace("[hpa, keda]", "[hpa]"))
+    status, text, errors = simulate("--scenario", short, "--requests", "--json", out)
+    assert status == 0, errors
+    told = json.loads(out.read_text())
+    for key, one in told["deployments"].items():
+        requests = one["requests"]
+        assert sum(requests["destinations"].values()) == requests["count"] > 1000
+        assert len(requests["by_minute"]["in_flight_local"]) == 30
+        assert len(one["late"]) == len(one["work"]) == 180
+        [row] = [line for line in text.splitlines() if line.startswith(f"{key} ")]
+        assert row.split()[-4:] == [*_seconds(requests["first_token"]["p95"]), *_seconds(requests["end_to_end"]["p95"])]
+        assert one["external"] == pytest.approx(sum(one["external_usd"]))
+    [month] = [budget for budget in told["budgets"] if budget["scope"] == "Total"]
+    cost = sum(one["cost"] for one in told["deployments"].values())
+    assert sum(period["spent"] for period in month["periods"]) == pytest.approx(cost), "every request is charged"
+    assert set(told["policies"]) == {"spillway", "hpa"}
+
+
+def _seconds(value: float) -> tuple[str, str]:
+    return (f"{value:.2f}" if value < 10 else f"{value:.1f}"), "s"
 
 
 # ---- the page for users ----------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def single_requests(trace: Trace, economics: Economics, fleet: float | None = No
     if expected > MAXIMUM_REQUESTS:
         raise BadTrace(
             f"{trace.name}: {expected:,.0f} requests; at most {MAXIMUM_REQUESTS:,} are played one by one: choose less "
-            f"time with --slice, or a sample with --fleet"
+            f"time (--slice, or hours of a scenario) or a sample (--fleet)"
         )
     random = np.random.default_rng(seed)
     found = _sampled(trace.arrivals, share, random) if trace.arrivals else _drawn(trace, share, random)

@@ -10,7 +10,7 @@ import numpy as np
 from spillway.simulate.cluster import Cluster
 from spillway.simulate.economics import Economics
 from spillway.simulate.pilots import RulePilot, SpillwayPilot, Steering
-from spillway.simulate.run import PlayedRequests, play_requests
+from spillway.simulate.run import Played, play_out
 from spillway.simulate.traces import Arrivals, Floats, bin_arrivals
 from spillway.simulate.world import Traffic, VirtualDeployment, World
 from tests.unit.simulate.worlds import Script, deployment, world
@@ -51,12 +51,12 @@ class Gate:
         return steering if self._gate is None else replace(steering, gates=dict.fromkeys(cluster.fleets, self._gate))
 
 
-def scripted(one: World, found: Arrivals, wanted: dict[int, int], gate: int | None = None) -> PlayedRequests:
+def scripted(one: World, found: Arrivals, wanted: dict[int, int], gate: int | None = None) -> Played:
     key = one.deployments[0].key
     pilot = Gate(RulePilot(one, {key: Script(wanted)}, Economics()), gate)
-    return play_requests(one, {key: found}, pilot)
+    return play_out(one, pilot, requests={key: found})
 
 
-def steered(one: World, found: Arrivals) -> tuple[PlayedRequests, SpillwayPilot]:
+def steered(one: World, found: Arrivals) -> tuple[Played, SpillwayPilot]:
     pilot = SpillwayPilot(one)
-    return play_requests(one, {one.deployments[0].key: found}, pilot), pilot
+    return play_out(one, pilot, requests={one.deployments[0].key: found}), pilot

@@ -18,7 +18,7 @@ from spillway.simulate.requests.draw import single_requests
 from spillway.simulate.requests.latency import latency
 from spillway.simulate.requests.records import LOCAL, REFUSED, Records
 from spillway.simulate.requests.serving import RequestFleet
-from spillway.simulate.run import PlayedRequests, play, play_requests
+from spillway.simulate.run import Played, play, play_out
 from spillway.simulate.score import score
 from spillway.simulate.study import Case, run
 from spillway.simulate.traces import Trace
@@ -32,7 +32,7 @@ KEY = "team/m"
 API_SECONDS = 1.0 + 100 / 25  # first token, then 100 tokens
 
 
-def told(played: PlayedRequests) -> tuple[Ledger, Records]:
+def told(played: Played) -> tuple[Ledger, Records]:
     return played.ledgers[KEY], played.records[KEY]
 
 
@@ -332,6 +332,6 @@ def test_snapshots_show_what_engines_have() -> None:
 def test_several_deployments_share_a_quota() -> None:
     one, other = poisson(3.0, 100.0, 1), poisson(3.0, 100.0, 2)
     both = world(requested(one, 10), requested(other, 10, name="n"), providers=(replace(API, requests_per_minute=60),))
-    played = play_requests(both, {"team/m": one, "team/n": other}, SpillwayPilot(both))
+    played = play_out(both, SpillwayPilot(both), requests={"team/m": one, "team/n": other})
     taken = np.concatenate([r.arrived[r.destination == 0] for r in played.records.values()])
     assert max(np.histogram(taken, np.arange(0, 101, 10))[0]) == 10
