@@ -22,7 +22,7 @@ from spillway.simulate.run import Played, play, play_out
 from spillway.simulate.score import score
 from spillway.simulate.study import Case, run
 from spillway.simulate.traces import Trace
-from spillway.simulate.world import Faults, VirtualBudget, VirtualPool, VirtualProvider
+from spillway.simulate.world import Faults, PriceChange, VirtualBudget, VirtualPool, VirtualProvider
 from tests.unit.simulate.worlds import API, REPLICA, SLOW, world
 from tests.unit.simulate.worlds import scripted as as_fluid
 
@@ -97,6 +97,18 @@ def test_an_outage_sends_requests_on_and_those_under_way_are_answered() -> None:
     _, records = told(scripted(one, found, {}))
     assert records.destination.tolist() == [0, REFUSED, 0]
     assert records.ended[0] == pytest.approx(9.0 + API_SECONDS)
+
+
+def test_prices_change_and_pools_run_dry_when_they_do() -> None:
+    dearer = replace(API, price_changes=(PriceChange(20.0, 10_000.0, 90.0),))
+    pools = (VirtualPool("pool", gpus=80, stock_outs=((0.0, 50.0),)), VirtualPool("old"))
+    found = arrivals([15.0, 25.0, 115.0])
+    ledger, records = told(
+        scripted(one_world(found, 13, of_world={"providers": (dearer,), "pools": pools}), found, {0: 1})
+    )
+    assert ledger.asked == [0] * 5 + [1] * 8
+    assert records.destination.tolist() == [0, 0, LOCAL]
+    assert ledger.external_usd[1:3] == pytest.approx([100 * 30 / 1e6, 0.01 + 100 * 90 / 1e6], rel=1e-3)
 
 
 def test_a_budget_is_not_passed_by_a_single_request() -> None:
