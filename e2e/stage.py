@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -224,6 +227,19 @@ class Stage:
         self.cluster.heal()
         for name in self.cluster.providers:
             self.cluster.provider_faults(name, mode="ok")
+
+    def spillway(self, *arguments: str) -> str:
+        """What the command says, as administrator; a failure raises RuntimeError with its words."""
+        done = subprocess.run(
+            [str(Path(sys.prefix, "bin", "spillway")), *arguments],
+            env={**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"spillway {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
 
     # ---- traffic and money -------------------------------------------------------------------------------------------
 

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from e2e.bench import problems, ratios, ticks
+from e2e.bench import budgets, problems, ratios, ticks
 from e2e.bench.ratios import BASELINES, FLEETS, PRICES, TRACES, Outcome, Point
 from e2e.load.traces import recorded_in
 from spillway.simulate.study import SPILLWAY
 from spillway.simulate.synthetic import PATTERNS
 
 OUT = Path("build/bench/decide.json")
-PARTS = ("ratios", "patterns", "problems", "ticks", "mix")
+PARTS = ("ratios", "patterns", "problems", "budgets", "ticks", "mix")
 PATTERN_BINS = 4 * 8640
 PATTERN_FLEET = 4.0
 
@@ -45,6 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found["problems"].append(finding.as_json())
             print(f"problems: {finding.as_json()}", file=sys.stderr, flush=True)
         show("the problem changed", found["problems"])
+    if "budgets" in parts:
+        found["budgets"] = []
+        for one in budgets.bought():
+            found["budgets"].append(one.as_json())
+            print(f"budgets: {one.as_json()}", file=sys.stderr, flush=True)
+        show("a month's budget", found["budgets"])
     if "ticks" in parts:
         found["ticks"] = [ticks.tick_seconds(n) for n in (1, 100, 1000)]
         show("tick", found["ticks"])

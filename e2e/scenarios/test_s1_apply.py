@@ -45,9 +45,16 @@ def test_s1_three_lines_answer(play: Stage, name: str) -> None:
     assert status["endpoint"] == f"http://{name}.{NAMESPACE}.svc/v1"
     assert [v["name"] for v in status["variants"] if v["ready"]] == [variant]
     assert status["decisions"][-1]["reason"] == "FloorRaised"
-    explained = play.cluster.kubectl("get", "moe", name, "-n", NAMESPACE, "--no-headers").stdout
-    assert "1/1" in explained
+    assert "1/1" in play.cluster.kubectl("get", "moe", name, "-n", NAMESPACE, "--no-headers").stdout
+    explained = play.wait("the leader's account", lambda: account(play, name), 60)
+    assert variant in explained
     assert "WeightsNotKept" in {e["reason"] for e in play.events(name)}, "nothing keeps what this replica fetched"
+
+
+def account(play: Stage, name: str) -> str:
+    """What `kubectl spillway explain` tells, once it knows what each option would cost."""
+    told = play.spillway("explain", name, "-n", NAMESPACE)
+    return told if "ALL OF IT ON" in told else ""
 
 
 def ready_status(play: Stage, name: str) -> Object | None:

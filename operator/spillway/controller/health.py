@@ -36,8 +36,8 @@ class HealthServer:
     async def start(self) -> None:
         """Listen. Raises OSError when the address is taken."""
         app = web.Application()
-        app.router.add_get("/livez", lambda _: self._answer(self._alive))
-        app.router.add_get("/readyz", lambda _: self._answer(self._ready))
+        app.router.add_get("/livez", self._livez)
+        app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._page)
         app.router.add_get(chronicle.ADDRESS, self._account)
         self._runner = web.AppRunner(app, access_log=None)
@@ -48,9 +48,11 @@ class HealthServer:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def _answer(self, check: Callable[[], str]) -> web.Response:
-        trouble = check()
-        return web.Response(status=503 if trouble else 200, text=trouble or "ok")
+    async def _livez(self, _: web.Request) -> web.Response:
+        return _answer(self._alive())
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        return _answer(self._ready())
 
     async def _page(self, _: web.Request) -> web.Response:
         page = generate_latest(self._metrics.registry)
@@ -71,3 +73,7 @@ class HealthServer:
         if found is None:
             return web.json_response({"error": f"no decision is made for {key}: see its condition Ready"}, status=404)
         return web.json_response(found)
+
+
+def _answer(trouble: str) -> web.Response:
+    return web.Response(status=503 if trouble else 200, text=trouble or "ok")

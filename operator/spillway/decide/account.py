@@ -219,9 +219,10 @@ def _chosen(seen: _Seen) -> str:
     else:
         outside = f"nothing may go to providers ({spill.message or spill.reason})"
     ratio = seen.planned.spill_cost_ratio
-    kappa = (
-        f" A replica's work costs {ratio:.1f} times its rent elsewhere (κ)." if ratio is not None and seen.known else ""
-    )
+    kappa = ""
+    if ratio is not None and seen.known:
+        worth = "costs {:.1f} times its rent elsewhere" if first is not None else "is worth {:.1f} times its rent"
+        kappa = f" A replica's work {worth.format(ratio)} (κ)."
     return f"{chosen}; {outside}.{kappa}"
 
 

@@ -71,6 +71,7 @@ def room(pool: Pool, needs: Sequence[placement.Need], snapshot: Snapshot) -> pla
     for variant in (v for d in snapshot.deployments for v in d.variants if v.pool == pool.name):
         fit = pool.free_slots(variant.gpus_per_replica, variant.nodes_per_replica)
         sizes[variant.gpus_per_replica] = max(fit, sizes.get(variant.gpus_per_replica, 0))
+    coming = {size: pools.vacating(snapshot, pool.name, size) for size in sizes}
     placed = {need.namespace: 0 for need, _ in here}
     for need, choice in here:
         placed[need.namespace] += choice.placed * choice.gpus_per_replica
@@ -81,8 +82,8 @@ def room(pool: Pool, needs: Sequence[placement.Need], snapshot: Snapshot) -> pla
         left = {n: max(0, pool.max_gpus_per_namespace - held) for n, held in foreign.items()}
     return placement.Room(
         pool.name,
-        pool.free_slots(1),
-        slots=tuple(sorted(sizes.items())),
+        pool.free_slots(1) + max((size * n for size, n in coming.items()), default=0),
+        slots=tuple((size, fit + coming[size]) for size, fit in sorted(sizes.items())),
         reserved_gpus=max(0, pool.reserved_gpus - others),
         usd_per_gpu_hour=pool.usd_per_gpu_hour,
         namespace_gpus=tuple(sorted(left.items())),

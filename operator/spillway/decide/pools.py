@@ -20,6 +20,20 @@ def waiting_since(snapshot: Snapshot, pool: Pool) -> float | None:
     return min(since, default=None)
 
 
+def vacating(snapshot: Snapshot, pool: str, size: int) -> int:
+    """Replicas of that many GPUs that wait for a node of the pool and will get GPUs which stopping ones still hold:
+    these are neither free nor anybody's to give, and asking again each time would flap."""
+    leaving = waiting = 0
+    for deployment in snapshot.deployments:
+        gpus = {r.name: r.gpus_per_replica for r in deployment.retired if r.pool == pool}
+        gpus |= {v.name: v.gpus_per_replica for v in deployment.variants if v.pool == pool}
+        for replica in deployment.replicas:
+            held = gpus.get(replica.variant, 0)
+            leaving += held if replica.phase is Phase.STOPPING else 0
+            waiting += replica.phase is Phase.PENDING and held == size
+    return min(waiting, leaving // size) if size else 0
+
+
 def refused(snapshot: Snapshot, pool: Pool) -> str:
     """Why Kubernetes refuses to create pods for `pool` (quota, admission); empty if it does not."""
     for deployment in snapshot.deployments:

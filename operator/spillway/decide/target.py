@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from spillway.decide import pacing, placement, provisioning
+from spillway.decide import pacing, placement, pools, provisioning
 from spillway.decide.demand import Prices, prices, usd_per_unit, work_per_request
 from spillway.decide.memory import DeploymentMemory
 from spillway.decide.placement import Need
@@ -216,6 +216,9 @@ def choices(
         start_usd = variant.usd_per_hour / 3600 * cold_start_seconds(memory, variant)
         is_open = variant.pool in open_pools
         room = slots(pool, variant, deployment.namespace) if is_open else 0
+        if is_open:
+            waiting = sum(r.variant == variant.name and r.phase is Phase.PENDING for r in deployment.replicas)
+            room = max(room, min(waiting, room + pools.vacating(snapshot, pool.name, variant.gpus_per_replica)))
         if variant.usd_per_hour > units[variant.name] * off_usd_per_hour:
             is_open, room = False, min(room, below_floor)
         found.append(

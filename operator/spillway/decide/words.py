@@ -69,7 +69,7 @@ def change(
         code, why = Code.OUTBID, f"makes way; {holders(snapshot, deployment, variant, targets)}"
     usd = (new - old) * variant.usd_per_hour
     if code in (Code.DEMAND_ROSE, Code.DEMAND_FELL) and target.work is not None and target.prices is not None:
-        why, usd = demand_words(snapshot, variant, old, new, target)
+        why, usd = demand_words(snapshot, variant, old, desired, target)
     return Decision(code, f"{old}→{new} {variant.name}: {why}", variant.name, old, new, round(usd, 2))
 
 
@@ -87,6 +87,8 @@ def cause(
     closed = ", ".join(sorted({v.pool for v in deployment.variants if v.pool not in open_pools}))
     others = ", ".join(name for name, n in sorted(desired.items()) if n > 0 and name != variant.name)
     wanted = target.need.units if target.need else 0.0
+    units = {c.variant: c.units_per_replica for c in target.need.choices} if target.need else {}
+    covered = sum(units.get(name, 1.0) * n for name, n in before.items())
     if deployment.pinned_replicas:
         return Code.PINNED, f"spec.replicas pins {deployment.pinned_replicas} ({rate})"
     if new > old:
@@ -101,6 +103,8 @@ def cause(
         pool = snapshot.pool(variant.pool)
         if pool is not None and pool.reserved_gpus >= pool.used_gpus + variant.gpus_per_replica:
             return Code.RESERVED_FIRST, f"{variant.pool} has GPUs that are paid anyway (listed at {rate})"
+        if covered < wanted - 1e-3 and sum(desired.values()) > sum(before.values()):  # there was no room for it before
+            return Code.DEMAND_ROSE, rate
         return Code.CHEAPER_VARIANT, f"to take the place of {others or 'dearer replicas'}, at {rate}"
     if deployment.floor_only:
         return Code.BUDGET_SPENT, f"a GPU budget is spent: down to minReplicas {deployment.min_replicas} ({rate})"
@@ -120,13 +124,20 @@ def hint_words(snapshot: Snapshot, deployment: Deployment, floor: int) -> str:
     return f"wants {hint.min_replicas} from {begin} on" + (f", in {duration(ahead)}" if ahead > 0 else "")
 
 
-def demand_words(snapshot: Snapshot, variant: Variant, old: int, new: int, target: Target) -> tuple[str, float]:
-    """`2.6 replicas of work for 4 min; serving the rest outside costs $41.00/h, a replica $16.80/h`, and the change
-    of the running cost in $/h: rent less what it saves outside."""
+def demand_words(
+    snapshot: Snapshot, variant: Variant, old: int, desired: Mapping[str, int], target: Target
+) -> tuple[str, float]:
+    """`2.6 replicas of work for 4 min; what a replica would take costs $41.00/h elsewhere, a replica $16.80/h`, and the
+    change of the running cost in $/h: rent less what it saves outside. What other variants take is not this one's."""
     work, prices = target.work or 0.0, target.prices
     assert prices is not None
+    units = {c.variant: c.units_per_replica for c in target.need.choices} if target.need else {}
+    new = desired.get(variant.name, 0)
     low, high = min(old, new), max(old, new)
-    outside_usd = prices.off_usd_per_second * min(max(work - low, 0.0), float(high - low)) * 3600
+    own = units.get(variant.name, 1.0)
+    elsewhere = sum(units.get(name, 1.0) * n for name, n in desired.items() if name != variant.name)
+    left = max(work - elsewhere - low * own, 0.0)
+    outside_usd = prices.off_usd_per_second * min(left, (high - low) * own) * 3600
     rent_usd = (high - low) * variant.usd_per_hour
     since = target.memory.demand_changed_at
     lasting = f" for {duration(snapshot.time - since)}" if since and snapshot.time - since >= 1 else ""

@@ -247,6 +247,7 @@ class Fleet(ABC):
                 busy = replace(idle, in_flight=replica.variant.concurrency, waiting=1)
                 replica.shown = (idle, busy if phase is Phase.READY else idle)
             found.append(self._with_load(replica, *replica.shown))
+        found += [self._as_seen(one.replica, Phase.STOPPING) for one in self._leaving if one.until > now]
         return tuple(found)
 
     def _with_load(self, replica: VirtualReplica, idle: Replica, busy: Replica) -> Replica:

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from e2e.cluster.processes import free_port
 from spillway.act.kube import KubeError
 from spillway.api import MoEDeployment, parse
 from spillway.cli import account
@@ -19,6 +20,8 @@ from spillway.cli.account import LEADER, Unknown, from_operator, from_recordings
 from spillway.cli.explain import Question, answer
 from spillway.cli.main import app
 from spillway.controller.chronicle import Chronicle
+from spillway.controller.health import HealthServer
+from spillway.controller.metrics import Metrics
 from spillway.controller.process import LEADER_LABEL
 from spillway.decide import plan
 from tests.unit.api.examples import example
@@ -33,6 +36,8 @@ class Cluster:
     """An API server with one leading operator, or one that refuses."""
 
     def __init__(self, refusal: KubeError | None = None, pods: int = 1) -> None:
+        self.status: dict[str, str] = {}
+        self.port = 8081
         self.chronicle = Chronicle()
         for step in ticks(60):
             self.chronicle.take(*step)
@@ -44,8 +49,9 @@ class Cluster:
         self.asked.append(where)
         if where.endswith("/pods"):
             assert params == {"labelSelector": LEADER}
-            ports = [{"name": "ads", "containerPort": 1}, {"name": "metrics", "containerPort": 8081}]
-            pod = {"metadata": {"name": "op-1"}, "spec": {"containers": [{"ports": ports}]}}
+            ports = [{"name": "ads", "containerPort": 1}, {"name": "metrics", "containerPort": self.port}]
+            spec = {"containers": [{"ports": ports}]}
+            pod = {"metadata": {"name": "op-1"}, "spec": spec, "status": self.status}
             return {"items": [pod] * self.pods}
         if self.refusal:
             raise self.refusal
@@ -86,6 +92,26 @@ async def test_the_whole_story_ends_with_what_each_option_would_cost() -> None:
     (row,) = [line for line in text.splitlines() if line.startswith("zai/glm-5")]
     assert float(row.split()[1].replace(",", "")) > 0
     assert "Why not another: --why-not " in text
+
+
+@pytest.mark.parametrize("leads", [True, False])
+async def test_a_pod_with_a_loopback_address_is_asked_without_the_api_server(leads: bool) -> None:
+    cluster = Cluster()
+
+    def explain(key: str, at: float | None) -> dict[str, Any] | None:
+        return cluster.chronicle.answer(key, at)
+
+    port = free_port()
+    health = HealthServer("127.0.0.1", port, Metrics(), str, str, lambda: explain if leads else None)
+    await health.start()
+    try:
+        cluster.status, cluster.port = {"podIP": "127.0.0.1"}, port
+        text = (await said(cluster))[1]
+    finally:
+        await health.stop()
+    assert [where for where in cluster.asked if "proxy" in where] == []
+    assert ("requests/s are asked for" in text) is leads
+    assert ("it has made no plan yet" in text) is not leads
 
 
 async def test_one_variant_and_what_fits_nowhere() -> None:

@@ -69,6 +69,40 @@ def test_who_runs_stays_for_an_equal_and_makes_way_for_one_that_saves_much_more(
     assert leaves.draining or leaves.replicas < RUNNING, "it drains before it goes"
 
 
+def test_who_waits_for_gpus_that_another_leaves_goes_on_waiting() -> None:
+    """Replicas that stop hold their GPUs until their last answer: they are neither free nor anybody's to give."""
+    held = Pool("b200", free_gpus_by_node=(0,), used_gpus=8, usd_per_gpu_hour=4.2)
+    name = BLACKWELL.name
+    contenders = [contender("dear", 2.0, 9.0), contender("holder", 2.0, 3.0, running=RUNNING)]
+    memory, outcome = Memory(), None
+    for tick in range(360):
+        outcome, memory = plan(Snapshot(1000.0 + 10 * tick, tuple(contenders), (held,)), memory)
+    assert outcome is not None
+    assert outcome.deployments[0].desired == {name: 2}
+    waiting = tuple(Replica(f"dear-{i}", name, "rev1", Phase.PENDING, 4600.0, None, None) for i in range(2))
+    stopping = tuple(replace(r, phase=Phase.STOPPING) for r in contenders[1].replicas)
+    after = (
+        replace(contenders[0], replicas=waiting, asked=(Asked(name, "rev1", 2),)),
+        replace(contenders[1], replicas=stopping, asked=()),
+    )
+    for tick in range(12):
+        outcome, memory = plan(Snapshot(4600.0 + 10 * tick, after, (held,)), memory)
+        assert outcome.deployments[0].desired == {name: 2}, tick
+        assert outcome.deployments[1].replicas == 0
+        assert {d.code for d in outcome.deployments[0].decisions} <= {"DemandRose"}
+
+
+def test_a_replica_that_room_was_found_for_is_for_the_demand_that_was_there() -> None:
+    world = World(work=lambda _: 2.9, stock={"b200": 4, "h200": 0}, pool_gpus=4, timeout=1e9)
+    world.run(3600)
+    assert world.ready(BLACKWELL.name) == 1
+    world.stock["b200"] = world.pool_gpus = 16
+    world.run(60)
+    last = world.changes()[-1]
+    assert (last.code, last.before, last.after) == ("DemandRose", 1, 3)
+    assert "2.9 replicas of work" in last.message
+
+
 def test_a_dry_run_takes_no_gpus_from_anybody() -> None:
     """Neither those that another runs on, nor those that are free."""
     dry = replace(contender("dear", 2.0, 9.0), dry_run=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -42,6 +43,22 @@ def test_demand_that_rises_is_told_in_words_and_dollars() -> None:
     assert "2.9 replicas of work" in rose.message
     assert "$16.80/h" in rose.message
     assert rose.usd_per_hour < 0  # it saves more outside than it costs
+
+
+def test_what_a_dearer_variant_gives_up_is_told_beside_what_others_take() -> None:
+    """Room for two B200 replicas; two and more of H200 go when 2.1 replicas of work are left."""
+    world = World(
+        work=lambda t: 3.9 if t < 30_000 else 2.1,
+        stock={"b200": 8, "h200": 64},
+        pool_gpus=8,
+        deployment=deployment(max_replicas=10),
+    )
+    world.run(60_000)
+    fell = [d for d in world.changes() if d.code == "DemandFell" and d.variant == HOPPER.name]
+    assert fell[-1].after == 0
+    outside = float(re.search(r"would take costs \$([\d.]+)/h elsewhere", fell[-1].message)[1])  # type: ignore[index]
+    prices = (ZAI.usd_per_million_input * 1155 + ZAI.usd_per_million_output * 211) / 1e6
+    assert outside == pytest.approx(0.1 * REQUESTS_PER_UNIT * prices * 3600, rel=0.05)
 
 
 def test_replicas_fall_after_demand_and_drain_first() -> None:
