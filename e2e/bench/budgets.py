@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from spillway.simulate import single
-from spillway.simulate.cluster import Ledger
 from spillway.simulate.economics import BIN_SECONDS, Economics
+from spillway.simulate.fleet import Ledger
 from spillway.simulate.load import Load, scale
 from spillway.simulate.pilots import SpillwayPilot
 from spillway.simulate.presets import PRESETS

@@ -14,8 +14,8 @@ import numpy as np
 from spillway.decide.provisioning.evidence import Evidence
 from spillway.decide.snapshot import Demand, HintWindow
 from spillway.simulate import single
-from spillway.simulate.cluster import Fleet
 from spillway.simulate.economics import BIN_SECONDS, Economics
+from spillway.simulate.fleet import Fleet
 from spillway.simulate.load import Load, scale
 from spillway.simulate.pilots import SpillwayPilot
 from spillway.simulate.presets import PRESETS

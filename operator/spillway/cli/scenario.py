@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from spillway.cli.latency import slowest
 from spillway.simulate.economics import BIN_SECONDS
+from spillway.simulate.requests.latency import latency
 from spillway.simulate.scenario import BadScenario, read
 from spillway.simulate.scenario_world import Stage, build
 from spillway.simulate.staged import WorldRun, document, overrun_usd, playable, run, totals
@@ -25,13 +27,15 @@ PERIODS = 10  # of a budget, the last ones
 DAY = 86_400.0
 
 
-def main(paths: Sequence[Path], policy: str, compare: bool | None, json_out: Path | None) -> int:
-    """Play and print; the exit status."""
+def main(
+    paths: Sequence[Path], policy: str, compare: bool | None, json_out: Path | None, requests: bool = False
+) -> int:
+    """Play and print; the exit status. `requests`: one by one."""
     try:
         scenario = read(paths)
         named = scenario.simulation.policies if compare is not False else ()
         policies = [playable(name) for name in dict.fromkeys((policy, *named))]
-        stage = build(scenario)
+        stage = build(scenario, single=requests)
     except (BadScenario, UnknownPolicy) as error:
         Console(stderr=True, highlight=False, markup=False).print(f"spillway simulate: {error}", soft_wrap=True)
         return 2
@@ -81,7 +85,10 @@ def heading(stage: Stage) -> str:
 
 
 def deployments(one: WorldRun) -> Table:
-    made = _table("DEPLOYMENT", "COST", "GPUS", "OUTSIDE", "IN TIME", "SPILLED", "REFUSED", "STARTS/DAY", "REPLICAS")
+    singly = ("TTFT P95", "END P95") if one.played.records else ()
+    made = _table(
+        "DEPLOYMENT", "COST", "GPUS", "OUTSIDE", "IN TIME", "SPILLED", "REFUSED", "STARTS/DAY", "REPLICAS", *singly
+    )
     for key, scored in one.scores.items():
         made.add_row(
             key,
@@ -90,9 +97,10 @@ def deployments(one: WorldRun) -> Table:
             f"${scored.external_usd:,.0f}",
             f"{scored.slo:.2%}",
             f"{scored.spill_share:.1%}",
-            f"{1 - scored.slo:.2%}",
+            f"{scored.refused_share:.2%}",
             f"{scored.starts_per_day:.1f}",
             f"{scored.mean_replicas:.1f}",
+            *(slowest(latency(one.played.records[key])) if singly else ()),
         )
     return made
 

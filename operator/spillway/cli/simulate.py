@@ -58,6 +58,14 @@ def windows(text: object) -> Windows:
     return Windows(tuple(found))
 
 
+def one_window(text: object) -> Windows:
+    """Of `6h-7h`, or none."""
+    found = windows(text)
+    if len(found.spans) > 1:
+        raise typer.BadParameter(f"{str(text)!r} are several windows: write one FROM-TO, such as 12h-13h")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """The options, as they were given; None where the default depends on others."""
@@ -68,6 +76,11 @@ class Wish:
     range: float
     step: float
     save_demand: Path | None
+    slice: Windows
+    requests: bool
+    outside_first_token: float
+    outside_speed: float
+    outside_slots: float
     fleet: float | None
     seed: int
     policy: str
@@ -103,9 +116,11 @@ def option(text: str, group: str, *names: str, **more: object) -> typer.models.O
 
 
 DEMAND, PRICES, PHYSICS, TROUBLE, OUTPUT = "Demand", "Prices", "Replicas", "What goes wrong", "Output"
+SINGLE = "Single requests"
 CLUSTER, SCENARIO = "Demand of a running cluster", "Several deployments, pools, providers and budgets"
-WITH_SCENARIO = ("scenario", "policy", "compare", "json_out")  # the rest is said in the Simulation
+WITH_SCENARIO = ("scenario", "policy", "compare", "json_out", "requests")  # the rest is said in the Simulation
 WITH_PROMETHEUS = ("deployment", "range", "step", "save_demand")
+WITH_REQUESTS = ("outside_first_token", "outside_speed")
 
 
 def given(context: typer.Context, names: Collection[str] | None = None) -> list[str]:
@@ -118,7 +133,9 @@ def given(context: typer.Context, names: Collection[str] | None = None) -> list[
     ]
 
 
-def check_together(context: typer.Context, scenario: bool, trace: bool, prometheus: bool, deployment: bool) -> None:
+def check_together(
+    context: typer.Context, scenario: bool, trace: bool, prometheus: bool, deployment: bool, requests: bool
+) -> None:
     """Options that exclude or need each other."""
     if scenario:
         if given(context, ("report",)):
@@ -132,6 +149,8 @@ def check_together(context: typer.Context, scenario: bool, trace: bool, promethe
         raise typer.BadParameter("--prometheus needs --deployment NAMESPACE/NAME")
     if not prometheus and (others := given(context, WITH_PROMETHEUS)):
         raise typer.BadParameter(f"{', '.join(others)}: of what --prometheus has, which is not given")
+    if not requests and (others := given(context, WITH_REQUESTS)):
+        raise typer.BadParameter(f"{', '.join(others)}: of single requests: add --requests")
 
 
 def simulate(
@@ -149,6 +168,32 @@ def simulate(
         option("Scale the demand to so many replicas on average. Default: as it is.", DEMAND, min=1e-3, max=1e4),
     ] = None,
     seed: Annotated[int, option("Of all randomness; equal seeds give equal runs.", DEMAND, min=0)] = 0,
+    slice: Annotated[
+        Windows,
+        option(
+            "Only this part of the demand, such as 12h-13h. Default: its first week.",
+            DEMAND,
+            parser=one_window,
+            metavar="FROM-TO",
+            show_default=False,
+        ),
+    ] = Windows(),
+    requests: Annotated[
+        bool,
+        option(
+            "Play every request by itself, and tell latencies; at most 5 million in 24 hours.",
+            SINGLE,
+            "--requests",
+        ),
+    ] = False,
+    outside_first_token: Annotated[
+        float,
+        option("Until the provider's first token.", SINGLE, parser=seconds, metavar="DURATION", show_default="1s"),
+    ] = 1.0,
+    outside_speed: Annotated[float, option("Tokens per second of the provider's answer.", SINGLE, min=1e-3)] = 25.0,
+    outside_slots: Annotated[
+        float, option("Requests in flight that the provider takes.", TROUBLE, min=0, show_default="no limit")
+    ] = float("inf"),
     prometheus: Annotated[
         str | None, option("Address of the Prometheus that scrapes gateways and engines.", CLUSTER, metavar="URL")
     ] = None,
@@ -249,14 +294,15 @@ def simulate(
 
     Examples: `spillway simulate` · `spillway simulate --trace requests.csv.gz --fleet 8 --prices C --delay 10m` ·
     `spillway simulate --delay 5m --outage 60h-62h --report week.html` ·
+    `spillway simulate --requests --slice 12h-13h` ·
     `spillway simulate --prometheus http://localhost:9090 --deployment chat/glm-5 --price-replica 20` ·
     `spillway simulate --scenario docs/simulate/two-models.yaml`
     """
-    check_together(context, bool(scenario), trace is not None, prometheus is not None, deployment is not None)
+    check_together(context, bool(scenario), trace is not None, prometheus is not None, deployment is not None, requests)
     if scenario:
         from spillway.cli.scenario import main as play_scenario
 
-        raise typer.Exit(play_scenario(scenario, policy, compare, json_out))
+        raise typer.Exit(play_scenario(scenario, policy, compare, json_out, requests))
     from spillway.cli.simulation import main
 
     wish = Wish(**{name: given for name, given in locals().items() if name in Wish.__dataclass_fields__})

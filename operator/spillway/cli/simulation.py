@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from spillway.cli.latency import slowest, words
 from spillway.cli.simulate import Wish
 from spillway.observe.prometheus import MetricsUnavailable
 from spillway.simulate.bounds import SLICE_BINS, lower_bound_by_day
@@ -21,9 +22,13 @@ from spillway.simulate.load import scale
 from spillway.simulate.presets import PRESETS
 from spillway.simulate.replay import replay, save
 from spillway.simulate.report import PolicyCost, ReportData, ReportDecision, ReportPackagesMissing, importable, write
-from spillway.simulate.single import Controls, Trouble
-from spillway.simulate.study import HINDSIGHT, Case, Run, UnknownPolicy, document, known, run_all
+from spillway.simulate.reported import ReportLatency
+from spillway.simulate.requests.draw import single_requests
+from spillway.simulate.requests.latency import by_minute, latency
+from spillway.simulate.single import Answers, Controls, Trouble
+from spillway.simulate.study import HINDSIGHT, Case, Run, UnknownPolicy, known, run_all
 from spillway.simulate.synthetic import Synthetic, generate
+from spillway.simulate.told import document
 from spillway.simulate.traces import BadTrace, Trace, read
 from spillway.simulate.world import Faults
 
@@ -48,6 +53,8 @@ def main(wish: Wish) -> int:
     try:
         known(wish.policy)
         demand = demand_of(wish)
+        for begin, end in wish.slice.spans:
+            demand = demand.part(begin, end)
         case = case_of(wish, demand)
         if wish.report is not None:
             importable()  # before minutes of work, not after them
@@ -65,7 +72,7 @@ def main(wish: Wish) -> int:
         save(demand, wish.save_demand)
         console.print(f"Demand: {wish.save_demand}")
     found = play(case, wish.policy, compared, compared or wish.report is not None)
-    console.print(table(found, wish.policy))
+    console.print(table(found, wish.policy, case.load.score_from * BIN_SECONDS))
     for line in notes(found, case, wish.policy):
         console.print(line, soft_wrap=True)
     if wish.json_out is not None:
@@ -84,7 +91,7 @@ def main(wish: Wish) -> int:
 def demand_of(wish: Wish) -> Trace:
     """What arrives: from a file, a running cluster, or made up. Raises BadTrace and MetricsUnavailable."""
     if wish.trace is not None:
-        return read(wish.trace, keep_arrivals=False)
+        return read(wish.trace, keep_arrivals=wish.requests)
     if wish.prometheus is not None:
         return replay(wish.prometheus, wish.deployment or "", wish.range, wish.step, datetime.now(UTC))
     return generate(Synthetic(), wish.seed)
@@ -107,12 +114,17 @@ def case_of(wish: Wish, demand: Trace) -> Case:
     }
     economics = replace(PRESETS[wish.prices](), **{name: value for name, value in given.items() if value is not None})
     faults = Faults(wish.delay_cv, wish.start_failures, wish.metrics_delay, wish.metrics_lost.spans)
+    requests = single_requests(demand, economics, wish.fleet, wish.seed) if wish.requests else None
+    if requests is not None and wish.policy == "clairvoyant":
+        raise UnknownPolicy("policy 'clairvoyant' is a schedule for a fluid: leave out --requests, or choose another")
     return Case(
-        scale(demand, economics, wish.fleet, wish.seed),
+        scale(demand, economics, wish.fleet, wish.seed) if requests is None else scale(requests, economics),
         economics,
         wish.seed,
         Trouble(faults, wish.stock_out.spans, wish.outage.spans, wish.quota, wish.capacity_error),
         Controls(wish.tick, wish.metrics_window, usd_value_per_request=wish.value),
+        Answers(wish.outside_first_token, wish.outside_speed, wish.outside_slots),
+        requests,
     )
 
 
@@ -134,7 +146,8 @@ HALVED = "cold start halved"
 
 def play(case: Case, policy: str, compared: bool, halve: bool) -> Found:
     """All runs that are asked for, with a bar."""
-    names = [policy, *(p for p in COMPARED if compared and p != policy)]
+    others = [p for p in COMPARED if p != policy and not (case.requests and p == "clairvoyant")]
+    names = [policy, *(others if compared else ())]
     jobs = [(name, case, name) for name in names]
     if halve and policy not in HINDSIGHT:
         shorter = replace(case.economics, delay_seconds=case.economics.delay_seconds / 2)
@@ -150,7 +163,13 @@ def play(case: Case, policy: str, compared: bool, halve: bool) -> Found:
         task = bar.add_task("lower bound", total=len(jobs) + 1)
         bound = lower_bound_by_day(case.load, case.economics, workers=WORKERS)
         bar.update(task, advance=1, description=f"{policy} and {len(jobs) - 1} others" if len(jobs) > 1 else policy)
-        runs = run_all(jobs, WORKERS, lambda name, _: bar.update(task, advance=1, description=f"{name} is done"))
+        alone = bar.add_task("bins", total=len(case.load)) if len(jobs) == 1 else None
+
+        def heard(bins: int) -> None:
+            if alone is not None:
+                bar.update(alone, completed=bins)
+
+        runs = run_all(jobs, WORKERS, lambda name, _: bar.update(task, advance=1, description=f"{name} is done"), heard)
     halved = runs.pop(HALVED, None)
     return Found(runs, tuple(bound), halved)
 
@@ -158,20 +177,29 @@ def play(case: Case, policy: str, compared: bool, halve: bool) -> Found:
 def heading(case: Case) -> str:
     """The case in two lines."""
     load, economics = case.load, case.economics
-    days = len(load) * BIN_SECONDS / 86_400
     external = float((load.spill_usd * load.work).sum()) / float(load.work.sum()) * 3600 / BIN_SECONDS
-    scored = load.score_from * BIN_SECONDS / 3600
+    singly = f" of {int(case.requests.requests.sum()):,} requests" if case.requests is not None else ""
     return (
-        f"{load.name}: {days:.1f} days, {float(load.work.mean()):.1f} replicas of work on average, "
-        f"{float(load.work.max()):.1f} at most; counted after {scored:.0f} h.\n"
+        f"{load.name}: {lasting(len(load))}{singly}, {float(load.work.mean()):.1f} replicas of work on average, "
+        f"{float(load.work.max()):.1f} at most; counted after {lasting(load.score_from)}.\n"
         f"A replica costs ${economics.usd_per_replica_hour:.2f}/h and starts in {economics.delay_seconds:.0f} s; "
         f"its work costs ${external:.2f}/h outside ({external / economics.usd_per_replica_hour:.1f} times)."
     )
 
 
-def table(found: Found, policy: str) -> Table:
-    """Cost of each run, the cheapest first; those that know the future are marked."""
+def lasting(bins: int) -> str:
+    """`7.0 days`, `24 h`, `6 min`."""
+    seconds = bins * BIN_SECONDS
+    if seconds > 86_400:
+        return f"{seconds / 86_400:.1f} days"
+    return f"{seconds / 3600:.3g} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
+
+
+def table(found: Found, policy: str, since: float = 0.0) -> Table:
+    """Cost of each run, the cheapest first; those that know the future are marked. Of single requests also the 95th
+    percentiles of those that arrived `since` then (seconds)."""
     made = Table(box=None, pad_edge=False)
+    singly = any(run.records is not None for run in found.runs.values())
     headings = (
         "POLICY",
         "COST",
@@ -183,6 +211,7 @@ def table(found: Found, policy: str) -> Table:
         "STARTS/DAY",
         "REPLICAS",
         "SPILLED",
+        *(("TTFT P95", "END P95") if singly else ()),
     )
     for text in headings:
         made.add_column(text, justify="left" if text == "POLICY" else "right", no_wrap=True)
@@ -200,6 +229,7 @@ def table(found: Found, policy: str) -> Table:
             f"{one.starts_per_day:.1f}",
             f"{one.mean_replicas:.1f}",
             f"{one.spill_share:.1%}",
+            *(slowest(latency(run.records, since)) if run.records is not None else ()),
             style="bold" if run.policy == policy else None,
         )
     made.add_row("lower bound*", f"${found.lower_bound_usd:,.0f}", "1.000", style="dim")
@@ -211,6 +241,8 @@ def table(found: Found, policy: str) -> Table:
 def notes(found: Found, case: Case, policy: str) -> list[str]:
     """What is worth saying beside the table."""
     mine, said = found.runs[policy].score, []
+    if (records := found.runs[policy].records) is not None:
+        said.extend(words(latency(records, case.load.score_from * BIN_SECONDS)))
     if found.halved is not None and mine.usd > 0:
         saved, whole = mine.usd - found.halved.score.usd, case.economics.delay_seconds
         said.append(
@@ -219,7 +251,8 @@ def notes(found: Found, case: Case, policy: str) -> list[str]:
         )
     if mine.slo < 0.99:
         said.append(
-            f"Only {mine.slo:.2%} of the work was served in time: replicas and providers could not take the rest."
+            f"Only {mine.slo:.2%} of the work was served in time: replicas and providers could not take the rest"
+            f"{'' if case.requests is None else ', or began it later than --slo-queue'}."
         )
     return said
 
@@ -251,7 +284,19 @@ def report_data(case: Case, found: Found, policy: str) -> ReportData:
         ],
         half_start_saves_usd=saved,
         notes=heading(case).splitlines(),
+        latency=report_latency(case, found, policy),
     )
+
+
+def report_latency(case: Case, found: Found, policy: str) -> ReportLatency | None:
+    """Of the policy first, then of the others."""
+    records = found.runs[policy].records
+    if records is None:
+        return None
+    begin = case.load.score_from * BIN_SECONDS
+    runs = [found.runs[policy], *(run for name, run in found.runs.items() if name != policy)]
+    policies = {run.policy: latency(run.records, begin) for run in runs if run.records is not None}
+    return ReportLatency(policies, by_minute(records, len(case.load) * BIN_SECONDS))
 
 
 def costs(case: Case, run: Run) -> PolicyCost:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Protocol
 
@@ -16,8 +16,9 @@ from spillway.observe.demand import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS
 from spillway.observe.snapshot import value_per_request
 from spillway.simulate.accounts import Account
 from spillway.simulate.baselines import Rule, Seen
-from spillway.simulate.cluster import Cluster, Fleet
+from spillway.simulate.cluster import Cluster
 from spillway.simulate.economics import BIN_SECONDS, Economics
+from spillway.simulate.fleet import Fleet
 from spillway.simulate.traces import Floats
 from spillway.simulate.world import VirtualDeployment, VirtualPool, World, within
 
@@ -35,11 +36,12 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Steering:
-    """What holds until the next tick: providers in order and the share that goes outside anyway, by deployment; those
-    that are not named use all of theirs."""
+    """What holds until the next tick: providers in order, the share that goes outside anyway, and the requests that
+    replicas take at once, by deployment; those that are not named use all providers, and a gate as `decide` has it."""
 
     providers: Mapping[str, tuple[str, ...]]
     shares: Mapping[str, float]
+    gates: Mapping[str, int] = field(default_factory=dict)
 
 
 class Pilot(Protocol):
@@ -56,9 +58,6 @@ class SpillwayPilot:
         self.told: list[Told] = []
         self._world = world
         self._deployments = {d.key: _deployment(d, world) for d in world.deployments}
-        self._sums = {
-            d.key: _Sums(d.traffic.requests, d.traffic.input_tokens, d.traffic.output_tokens) for d in world.deployments
-        }
         self._providers = {p.name: p for p in world.providers}
         self._by_pair = {(p.api, p.model): p.name for p in world.providers}
         self._barred = {(d.key, b.provider): b for d in world.deployments for b in d.barred}
@@ -126,15 +125,11 @@ class SpillwayPilot:
         begin, until = self._window(now)
         if until <= begin:
             return None
-        requests, tokens_in, tokens_out = self._sums[fleet.spec.key].between(begin, until)
+        requests, tokens_in, tokens_out = fleet.came(begin, until)
         seconds = (until - begin) * BIN_SECONDS
         known = requests > 0
-        counts = 1.0  # of what came, what the fleet is to be sized for
-        if fleet.deferred is not None:
-            came = float(fleet.work[begin:until].sum())
-            counts = (fleet.deferred.seen[until] - fleet.deferred.seen[begin]) / came if came > 0 else 0.0
         return Demand(
-            requests_per_second=counts * requests / seconds,
+            requests_per_second=fleet.pressing(begin, until) * requests / seconds,
             input_tokens_per_request=tokens_in / requests if known else PRIOR_INPUT_TOKENS,
             output_tokens_per_request=tokens_out / requests if known else PRIOR_OUTPUT_TOKENS,
             spilled_per_second=(fleet.spilled_requests[until] - fleet.spilled_requests[begin]) / seconds,
@@ -172,7 +167,7 @@ class SpillwayPilot:
         return tuple(found)
 
     def _follow(self, planned: Plan, cluster: Cluster) -> None:
-        providers = {}
+        providers, gates = {}, {}
         for outcome in planned.deployments:
             fleet = cluster.fleets[outcome.key]
             variants = {v.name: v for v in fleet.spec.variants}
@@ -180,8 +175,9 @@ class SpillwayPilot:
                 fleet.scale(variants[workload.variant], workload.replicas, cluster.now)
             permitted = (self._by_pair[p.provider, p.model] for p in outcome.spill.providers if p.permitted)
             providers[outcome.key] = tuple(permitted)
+            gates[outcome.key] = outcome.gate
             self.told.extend(Told(cluster.now, outcome.key, d) for d in outcome.decisions if d.changes)
-        self._steering = Steering(providers, {})
+        self._steering = Steering(providers, {}, gates)
 
 
 class RulePilot:
@@ -215,18 +211,6 @@ class RulePilot:
                 clamped = spec.pinned_replicas or max(spec.min_replicas, min(wanted, spec.max_replicas))
                 fleet.scale(spec.variants[0], clamped, now)
         return Steering({}, {})
-
-
-class _Sums:
-    """Cumulative sums of arrays, to take means over windows."""
-
-    def __init__(self, *arrays: Floats) -> None:
-        self._sums = [np.concatenate(([0.0], np.cumsum(a))).tolist() for a in arrays]
-
-    def between(self, begin: int, until: int) -> Sequence[float]:
-        last = len(self._sums[0]) - 1
-        begin, until = min(begin, last), min(until, last)
-        return [sums[until] - sums[begin] for sums in self._sums]
 
 
 def spill_usd_per_unit(key: str, world: World) -> Floats:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from spillway.simulate.reported import DAY_SECONDS, PolicyCost, ReportData, called
+from spillway.simulate.requests.latency import MINUTE_SECONDS
 from spillway.simulate.thinning import kept
 from spillway.simulate.traces import Floats
 
@@ -224,6 +225,38 @@ def _day(data: ReportData, day: int) -> str:
         return f"day {int(seconds // DAY_SECONDS) + 1}"
     at = data.began + timedelta(seconds=seconds)
     return f"{at:%a}<br>{at.day} {at:%b}"
+
+
+# ---- latency ---------------------------------------------------------------------------------------------------------
+
+
+def latency(data: ReportData) -> Figure:
+    """First tokens by minute of arrival, and how many requests were in flight."""
+    assert data.latency is not None
+    minutes = data.latency.minutes
+    at: Floats = epoch_ms(data) + np.arange(len(minutes), dtype=np.float64) * (MINUTE_SECONDS * 1000)
+    drawn = [
+        ("p99", "first token, p99", minutes.first_token[99], "#b9cfe0", "y"),
+        ("p95", "first token, p95", minutes.first_token[95], BLUE, "y"),
+        ("p50", "first token, p50", minutes.first_token[50], INK, "y"),
+        ("local", "in flight on replicas", minutes.in_flight_local, "#74acd2", "y2"),
+        ("outside", "in flight outside", minutes.in_flight_outside, ORANGE, "y2"),
+    ]
+    lines: list[Figure] = [
+        {
+            "type": "scatter", "mode": "lines", "name": name, "meta": series, "yaxis": axis,
+            "line": {"color": colour, "width": 1.5, "shape": "hv"},
+            "x": _encoded(at, "f8"), "y": _encoded(values, "f4"),
+            "hovertemplate": "%{y:.2f} s" if axis == "y" else "%{y:.1f}",
+        }
+        for series, name, values, colour, axis in drawn
+    ]  # fmt: skip
+    layout = _layout(420)
+    layout["xaxis"] |= _days(data) | {"anchor": "y2"}
+    layout["yaxis"] |= {"title": {"text": "seconds from arrival"}, "domain": [0.4, 1]}
+    layout["yaxis2"] = layout["yaxis"] | {"title": {"text": "in flight"}, "domain": [0, 0.32], "nticks": 4}
+    layout["hovermode"] = "x unified"
+    return {"data": lines, "layout": layout}
 
 
 # ---- looks -----------------------------------------------------------------------------------------------------------

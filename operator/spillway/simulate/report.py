@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from datetime import datetime, timedelta
 from importlib.util import find_spec
@@ -63,6 +64,7 @@ def render(data: ReportData) -> str:
     environment.filters["dollars"] = dollars
     environment.filters["percent"] = percent
     environment.filters["called"] = called
+    environment.filters["seconds"] = seconds
 
     def inlined(thing: object) -> Markup:  # JSON in a script element, which only "</" could end
         return Markup(json.dumps(thing, separators=(",", ":")).replace("<", "\\u003c"))
@@ -81,6 +83,7 @@ def render(data: ReportData) -> str:
         detail=inlined(plots.detail(data)),
         costs=inlined(plots.costs(data)),
         regret=inlined(plots.regret(data)),
+        latency=inlined(plots.latency(data)) if data.latency is not None else None,
         epoch_ms=plots.epoch_ms(data),
         bin_ms=data.bin_seconds * 1000,
     )
@@ -136,6 +139,11 @@ def percent(share: float, digits: int = 1) -> str:
     """Rounded down, so that 99.97 % does not read as all."""
     scale = 100 * 10**digits
     return f"{int(share * scale + 1e-9) / 10**digits:.{digits}f} %"
+
+
+def seconds(value: float) -> str:
+    """NaN: nothing was answered."""
+    return "–" if math.isnan(value) else f"{value:.2f} s"
 
 
 def signed(share: float) -> str:

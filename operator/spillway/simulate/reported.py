@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from spillway.simulate.requests.latency import ByMinute, Latency
 from spillway.simulate.traces import Floats
 
 DAY_SECONDS = 86400.0
@@ -64,6 +65,14 @@ class ReportDecision:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ReportLatency:
+    """Where requests were played one by one: of each policy, and of `policies[0]` by minute."""
+
+    policies: Mapping[str, Latency]
+    minutes: ByMinute
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ReportData:
     """One simulated deployment. The arrays ([bins], in replicas) are those of `policies[0]`, the policy that the report
     is about; the other policies are what it is compared with. Dollars are those of the bins from `score_from` on."""
@@ -85,6 +94,7 @@ class ReportData:
     rival: str = "hpa"  # the policy that the headline compares with
     half_start_saves_usd: float | None = None  # if cold starts took half as long; None: not simulated
     notes: Sequence[str] = ()  # what a reader must know of how this was made
+    latency: ReportLatency | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(series) for series in (self.demand, self.asked, self.ready, self.served, self.spilled)}

@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from spillway.simulate.accounts import Account
-from spillway.simulate.cluster import Cluster, Ledger, Outlet, Quota
-from spillway.simulate.economics import BIN_SECONDS
+from spillway.simulate.cluster import Cluster
+from spillway.simulate.fleet import Ledger, Outlet, Quota
 from spillway.simulate.pilots import Pilot, Steering
+from spillway.simulate.requests.records import Records
+from spillway.simulate.requests.serving import RequestFleet
+from spillway.simulate.traces import Arrivals
 from spillway.simulate.world import World, within
 
-PROGRESS_BINS = 360
+PROGRESS_BINS, PROGRESS_BINS_OF_REQUESTS = 360, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,7 @@ class Played:
     ledgers: Mapping[str, Ledger]  # by deployment
     gpus: Mapping[str, Sequence[int]]  # that replicas held, those that drain included, by pool and bin
     accounts: tuple[Account, ...]  # of the budgets, in the world's order
+    records: Mapping[str, Records]  # by deployment, where requests were played one by one
 
 
 def play(world: World, pilot: Pilot, progress: Callable[[int], None] | None = None) -> dict[str, Ledger]:
@@ -28,9 +32,15 @@ def play(world: World, pilot: Pilot, progress: Callable[[int], None] | None = No
     return dict(_play(Cluster(world), pilot, progress))
 
 
-def play_out(world: World, pilot: Pilot, progress: Callable[[int], None] | None = None) -> Played:
-    """The same, with what became of pools and budgets."""
-    cluster = Cluster(world)
+def play_out(
+    world: World,
+    pilot: Pilot,
+    progress: Callable[[int], None] | None = None,
+    requests: Mapping[str, Arrivals] | None = None,
+) -> Played:
+    """The same, with what became of pools and budgets. `requests`: of each deployment, to be played one by one; the
+    traffic of the world's deployments must be their sums by bin, and `progress` then hears every simulated minute."""
+    cluster = Cluster(world, requests)
     gpus: dict[str, list[int]] = {p.name: [] for p in world.pools}
 
     def look() -> None:
@@ -38,7 +48,9 @@ def play_out(world: World, pilot: Pilot, progress: Callable[[int], None] | None 
             gpus[pool].append(held)
 
     ledgers = _play(cluster, pilot, progress, look)
-    return Played(ledgers, gpus, cluster.accounts)
+    fleets = cluster.fleets.items()
+    records = {key: fleet.records() for key, fleet in fleets if isinstance(fleet, RequestFleet)}
+    return Played(ledgers, gpus, cluster.accounts, records)
 
 
 def _play(
@@ -49,6 +61,7 @@ def _play(
 ) -> Mapping[str, Ledger]:
     """`look` is called in each bin, when it is settled who holds what."""
     world = cluster.world
+    every = PROGRESS_BINS_OF_REQUESTS if cluster.whole_requests else PROGRESS_BINS
     for now in range(world.bins):
         cluster.turn()
         cluster.advance()
@@ -56,9 +69,10 @@ def _play(
         cluster.advance()
         if look is not None:
             look()
-        cluster.serve(_outside(cluster, steering), steering.shares)
-        if progress is not None and (now + 1) % PROGRESS_BINS == 0:
+        cluster.serve(_outside(cluster, steering), steering.shares, steering.gates)
+        if progress is not None and (now + 1) % every == 0:
             progress(now + 1)
+    cluster.finish()
     if progress is not None:
         progress(world.bins)
     return {key: fleet.ledger for key, fleet in cluster.fleets.items()}
@@ -67,11 +81,12 @@ def _play(
 def _outside(cluster: Cluster, steering: Steering) -> dict[str, list[Outlet]]:
     """The providers that each deployment may use in this bin, in order; the models of one share its quota."""
     quotas: dict[str, Quota] = {}
-    outlets = {
-        p.name: Outlet(p, quotas.setdefault(p.api, Quota(p.requests_per_minute * BIN_SECONDS / 60)))
-        for p in cluster.world.providers
-        if not within(p.outages, cluster.seconds)
-    }
+    outlets = {}
+    for provider in cluster.world.providers:
+        if not within(provider.outages, cluster.seconds):
+            if provider.api not in quotas:
+                quotas[provider.api] = cluster.quota(provider.api, provider.requests_per_minute)
+            outlets[provider.name] = Outlet(provider, quotas[provider.api])
     return {
         key: [outlets[n] for n in steering.providers.get(key, fleet.spec.usable) if n in outlets]
         for key, fleet in cluster.fleets.items()

@@ -141,6 +141,8 @@ class ProviderSpec(Strict):
     outages: tuple[Times, ...] = ()
     price_changes: tuple[PriceChangeSpec, ...] = ()
     requests_per_minute: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    first_token: Annotated[Seconds, Field(le=3600)] = 1.0  # where single requests are played
+    tokens_per_second: Annotated[float, Field(ge=1e-3, le=1e6)] = 25.0
 
 
 class SimulationSpec(Strict):

@@ -21,11 +21,12 @@ from spillway.observe.resolve import Problem, Resolved, resolve, valid
 from spillway.observe.snapshot import ProviderHealth, option, variants
 from spillway.simulate.economics import BIN_SECONDS, Economics
 from spillway.simulate.load import Load, scale
+from spillway.simulate.requests.draw import MAXIMUM_HOURS, MAXIMUM_REQUESTS, single_requests
 from spillway.simulate.scenario import BadScenario, Scenario
 from spillway.simulate.scenario_spec import MAXIMUM_DAYS, DemandSpec, ProviderSpec, SimulationSpec
 from spillway.simulate.single import FIRST_BINS
 from spillway.simulate.synthetic import WEEK_BINS, generate
-from spillway.simulate.traces import BadTrace, Trace, read
+from spillway.simulate.traces import Arrivals, BadTrace, Trace, read
 from spillway.simulate.world import (
     Barred,
     Faults,
@@ -51,10 +52,12 @@ class Stage:
     world: World
     economics: Mapping[str, Economics]  # by deployment: its first variant, its first usable provider
     notes: tuple[str, ...]
+    requests: Mapping[str, Arrivals] | None = None  # by deployment, to be played one by one
 
 
-def build(scenario: Scenario) -> Stage:
-    """The world of a scenario. Reads the traces that it names. Raises BadScenario."""
+def build(scenario: Scenario, *, single: bool = False) -> Stage:
+    """The world of a scenario; `single`: with single requests, to be played one by one. Reads the traces that it names.
+    Raises BadScenario."""
     spec, objects = scenario.simulation, scenario.objects
     pools = valid(GPUPool, objects.gpupools)
     providers = valid(ExternalProvider, objects.externalproviders)
@@ -64,12 +67,18 @@ def build(scenario: Scenario) -> Stage:
     money = _money(policies, scenario, resolved, providers, spec.begin)
     offers = {key: _offers(r, providers, money) for key, r in resolved.items()}
     economics = {key: _economics(resolved[key], offers[key], spec) for key in resolved}
-    demand = {key: _demand(key, scenario, economics[key]) for key in resolved}
+    demand = {key: _demand(key, scenario, economics[key], single) for key in resolved}
+    arriving = sum(len(one.requests) for one in demand.values() if one.requests)
+    if arriving > MAXIMUM_REQUESTS:
+        raise BadScenario(
+            f"Simulation: {arriving:,} requests; at most {MAXIMUM_REQUESTS:,} are played one by one: "
+            "set fewer spec.hours, or smaller fleets"
+        )
     virtual_pools = tuple(_pool(p, spec) for _, p in sorted(pools.items()))
     room = _Room(virtual_pools)
     world = World(
         deployments=tuple(
-            _deployment(resolved[key], demand[key][0], spec.deployments[key], offers[key], money, policies, room)
+            _deployment(resolved[key], demand[key], spec.deployments[key], offers[key], money, policies, room)
             for key in resolved
         ),
         pools=virtual_pools,
@@ -94,11 +103,12 @@ def build(scenario: Scenario) -> Stage:
         for obj in (*moes, *pools.values(), *providers.values(), *policies.values())
         if (paths := not_acted_on(obj))
     ]
-    notes += [note for _, note in demand.values() if note]
+    notes += [one.note for one in demand.values() if one.note]
     notes += [f"{m.pool}: cannot run {key}: {m.reason}" for key, r in resolved.items() for m in r.misfits]
     if scenario.ignored:
         notes.append(f"Make no difference here: {', '.join(scenario.ignored)}")
-    return Stage(scenario.name, world, economics, tuple(notes))
+    requests = {key: one.requests for key, one in demand.items() if one.requests is not None}
+    return Stage(scenario.name, world, economics, tuple(notes), requests if single else None)
 
 
 # ---- what the operator would make of the objects ---------------------------------------------------------------------
@@ -164,21 +174,42 @@ def _economics(resolved: Resolved, offers: tuple[_Offer, ...], spec: SimulationS
 # ---- demand ----------------------------------------------------------------------------------------------------------
 
 
-def _demand(key: str, scenario: Scenario, economics: Economics) -> tuple[Load, str]:
-    """The load of one deployment, and what its reader must know."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Demand:
+    """Of one deployment: its load, what falls due or arrives when, and what its reader must know."""
+
+    load: Load
+    traffic: Traffic
+    note: str
+    requests: Arrivals | None = None
+
+
+def _demand(key: str, scenario: Scenario, economics: Economics, single: bool) -> _Demand:
     spec = scenario.simulation
     wanted = spec.deployments[key]
     bins = None if spec.seconds is None else max(1, round(spec.seconds / BIN_SECONDS))
     try:
-        trace = _trace(key, wanted, scenario, bins)
+        trace = _trace(key, wanted, scenario, bins, single)
         missing = trace.missing_bins / max(len(trace), 1)
-        loaded = scale(trace, economics, wanted.fleet, spec.seed, longest_bins=len(trace))
+        if single:
+            if len(trace) * BIN_SECONDS > MAXIMUM_HOURS * 3600:
+                raise BadTrace(f"more than {MAXIMUM_HOURS:.0f} hours; with --requests set spec.hours to that or less")
+            seed = spec.seed + 1000 * sorted(spec.deployments).index(key)  # two models have no common noise
+            trace = single_requests(trace, economics, wanted.fleet, seed)
+        fleet = None if single else wanted.fleet
+        load = scale(trace, economics, fleet, spec.seed, longest_bins=len(trace))
     except (BadTrace, ValueError, MemoryError) as error:
         raise BadScenario(f"Simulation: spec.deployments.{key}: {error}") from error
-    return loaded, f"{key}: {missing:.1%} of the time nothing was measured; it counts as no demand" if missing else ""
+    due = trace if single else load
+    return _Demand(
+        load,
+        Traffic(due.requests, due.input_tokens, due.output_tokens),
+        f"{key}: {missing:.1%} of the time nothing was measured; it counts as no demand" if missing else "",
+        trace.arrivals if single else None,
+    )
 
 
-def _trace(key: str, wanted: DemandSpec, scenario: Scenario, bins: int | None) -> Trace:
+def _trace(key: str, wanted: DemandSpec, scenario: Scenario, bins: int | None, single: bool) -> Trace:
     """The demand as it is, cut to what is simulated."""
     if wanted.synthetic is not None:
         if (1 + wanted.synthetic.tenants) * (bins or WEEK_BINS) > MAXIMUM_TENANT_BINS:
@@ -188,19 +219,12 @@ def _trace(key: str, wanted: DemandSpec, scenario: Scenario, bins: int | None) -
         deployments = sorted(scenario.simulation.deployments)
         seed = scenario.simulation.seed + 1000 * deployments.index(key)  # two models have no common noise
         return generate(replace(wanted.synthetic, name=key, bins=bins or WEEK_BINS), seed)
-    found = read(scenario.directory / (wanted.trace or ""), keep_arrivals=False)
+    found = read(scenario.directory / (wanted.trace or ""), keep_arrivals=single)
     if bins is not None and len(found) < bins:
         days = len(found) * BIN_SECONDS / 86_400
         raise BadTrace(f"{wanted.trace} has {days:.3g} days and {bins * BIN_SECONDS / 86_400:.3g} are asked for")
     bins = min(bins or len(found), round(MAXIMUM_DAYS * 86_400 / BIN_SECONDS))
-    return replace(
-        found,
-        requests=found.requests[:bins],
-        input_tokens=found.input_tokens[:bins],
-        output_tokens=found.output_tokens[:bins],
-        arrivals=None,
-        missing=None if found.missing is None else found.missing[:bins],
-    )
+    return found.part(0.0, bins * BIN_SECONDS)
 
 
 # ---- the parts of the world ------------------------------------------------------------------------------------------
@@ -226,7 +250,7 @@ class _Room:
 
 def _deployment(
     resolved: Resolved,
-    load: Load,
+    demand: _Demand,
     wanted: DemandSpec,
     offers: tuple[_Offer, ...],
     money: Money,
@@ -238,13 +262,13 @@ def _deployment(
     stated = [float(v) for name in own if (v := policies[name].spec.value_per_request) is not None]
     ready = wanted.ready_at_begin
     if ready is None:
-        first = ceil(load.work[:FIRST_BINS].mean())
+        first = ceil(demand.load.work[:FIRST_BINS].mean())
         ready = spec.replicas or max(spec.min_replicas, min(first, spec.max_replicas))
     return VirtualDeployment(
         namespace=moe.metadata.namespace,
         name=moe.metadata.name,
         variants=ways,
-        traffic=Traffic(load.requests, load.input_tokens, load.output_tokens),
+        traffic=demand.traffic,
         providers=tuple(o.name for o in offers),
         min_replicas=spec.min_replicas,
         max_replicas=spec.max_replicas,
@@ -321,6 +345,8 @@ def _providers(
             provider=one.option.provider,
             model=one.option.model,
             concurrent=float(provider.limits.concurrent),
+            first_token_seconds=wanted.first_token,
+            tokens_per_second=wanted.tokens_per_second,
         )
     return tuple(found[name] for name in sorted(found))
 

@@ -10,6 +10,7 @@ from spillway.decide.provisioning import DEFAULT_RULE
 from spillway.decide.snapshot import Settings, Variant
 from spillway.simulate.economics import Economics
 from spillway.simulate.load import Load
+from spillway.simulate.traces import Trace
 from spillway.simulate.world import Faults, Traffic, VirtualDeployment, VirtualPool, VirtualProvider, Window, World
 
 NAMESPACE, NAME, POOL, PROVIDER = "simulated", "model", "pool", "provider"
@@ -39,6 +40,15 @@ class Controls:
     usd_value_per_request: float | None = None  # None: a hundred times what it costs outside
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The provider's, where single requests are played."""
+
+    first_token_seconds: float = 1.0
+    tokens_per_second: float = 25.0  # of a stream
+    concurrent: float = float("inf")  # requests in flight
+
+
 def variant(economics: Economics) -> Variant:
     """The kind of replica."""
     return Variant(
@@ -65,10 +75,14 @@ def world(
     controls: Controls | None = None,
     min_replicas: int = 0,
     max_replicas: int = 400,
+    answers: Answers | None = None,
+    arriving: Trace | None = None,
 ) -> World:
-    """The world of one load."""
-    trouble, controls = trouble or Trouble(), controls or Controls()
-    traffic = Traffic(load.requests, load.input_tokens, load.output_tokens)
+    """The world of one load. `arriving`: as its requests arrive, where they are played one by one; a fluid's tokens
+    fall due while they run."""
+    trouble, controls, answers = trouble or Trouble(), controls or Controls(), answers or Answers()
+    due = arriving or load
+    traffic = Traffic(due.requests, due.input_tokens, due.output_tokens)
     value = controls.usd_value_per_request
     if value is None:
         external = load.input_tokens.sum() * economics.usd_per_million_input
@@ -101,6 +115,9 @@ def world(
                 economics.usd_per_million_output,
                 requests_per_minute=trouble.requests_per_minute,
                 outages=trouble.outages,
+                concurrent=answers.concurrent,
+                first_token_seconds=answers.first_token_seconds,
+                tokens_per_second=answers.tokens_per_second,
             ),
         ),
         faults=trouble.faults,

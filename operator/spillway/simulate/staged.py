@@ -10,9 +10,10 @@ from typing import Any
 from spillway.decide.provisioning import DEFAULT_RULE, RULES
 from spillway.simulate.accounts import Account, Spent
 from spillway.simulate.baselines import BASELINES, Fixed, Rule
-from spillway.simulate.cluster import Ledger
 from spillway.simulate.economics import BIN_SECONDS
+from spillway.simulate.fleet import Ledger
 from spillway.simulate.pilots import Pilot, RulePilot, SpillwayPilot, Told, spill_usd_per_unit
+from spillway.simulate.requests import latency
 from spillway.simulate.run import Played, play_out
 from spillway.simulate.scenario_world import Stage
 from spillway.simulate.score import Score, score
@@ -61,10 +62,10 @@ def run(stage: Stage, policy: str, progress: Callable[[int], None] | None = None
         rule = DEFAULT_RULE if policy == SPILLWAY else policy
         world = replace(stage.world, settings=replace(stage.world.settings, rule=rule))
         pilot = SpillwayPilot(world)
-        played = play_out(world, pilot, progress)
+        played = play_out(world, pilot, progress, stage.requests)
         return WorldRun(policy, stage, played, tuple(pilot.told))
     other: Pilot = RulePilot(stage.world, {d.key: _rule(policy) for d in stage.world.deployments}, stage.economics)
-    return WorldRun(policy, stage, play_out(stage.world, other, progress), ())
+    return WorldRun(policy, stage, play_out(stage.world, other, progress, stage.requests), ())
 
 
 def _rule(policy: str) -> Rule:
@@ -86,12 +87,13 @@ def totals(one: WorldRun) -> dict[str, float]:
     """Of all deployments together; work counts in each one's own replicas."""
     ledgers = one.played.ledgers.values()
     refused, work = sum(sum(x.refused) for x in ledgers), sum(sum(x.served) + sum(x.spilled) for x in ledgers)
+    late = sum(sum(x.late) for x in ledgers)
     scores = one.scores.values()
     return {
         "cost": sum(s.usd for s in scores),
         "gpu": sum(s.gpu_usd for s in scores),
         "external": sum(s.external_usd for s in scores),
-        "slo": 1 - refused / (work + refused) if work + refused > 0 else 1.0,
+        "slo": 1 - (refused + late) / (work + refused) if work + refused > 0 else 1.0,
         "starts_per_day": sum(s.starts_per_day for s in scores),
     }
 
@@ -135,7 +137,10 @@ def _deployment(one: WorldRun, spec: VirtualDeployment) -> dict[str, Any]:
     prefill = traffic.input_tokens / economics.prefill_tokens_per_second
     work = (prefill + traffic.output_tokens / economics.decode_tokens_per_second) / BIN_SECONDS
     rest = [0.0] * (len(ledger.asked) - len(work))
-    return {
+    records = one.played.records.get(spec.key)
+    seconds = len(ledger.asked) * BIN_SECONDS
+    singly = {} if records is None else {"late": ledger.late, "requests": latency.document(records, 0.0, seconds)}
+    return singly | {
         "policy": one.policy,
         "bin_seconds": BIN_SECONDS,
         "score_from": 0,

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
-from typing import Any
 
 import numpy as np
 
@@ -15,13 +14,16 @@ from spillway.decide.provisioning import DEFAULT_RULE, RULES
 from spillway.simulate import single
 from spillway.simulate.baselines import BASELINES, TUNED_HPA_TARGETS, Fixed, Hpa, Rule, covering
 from spillway.simulate.bounds import clairvoyant
-from spillway.simulate.cluster import Ledger
-from spillway.simulate.economics import BIN_SECONDS, Economics
+from spillway.simulate.economics import Economics
+from spillway.simulate.fleet import Ledger
 from spillway.simulate.load import Load
 from spillway.simulate.pilots import Pilot, RulePilot, SpillwayPilot, Told
-from spillway.simulate.run import play
+from spillway.simulate.requests.records import Records
+from spillway.simulate.run import play, play_out
 from spillway.simulate.score import Score, score
-from spillway.simulate.single import KEY, Controls, Trouble
+from spillway.simulate.single import KEY, Answers, Controls, Trouble
+from spillway.simulate.traces import Trace
+from spillway.simulate.world import World
 
 SPILLWAY = "spillway"  # the rule that the operator uses
 HINDSIGHT = ("hpa-tuned", "fixed-best", "fixed-p99.9", "clairvoyant")  # know the whole trace beforehand
@@ -36,13 +38,23 @@ class UnknownPolicy(ValueError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """One load with what a replica and the outside cost, and what goes wrong."""
+    """One load with what a replica and the outside cost, and what goes wrong. `requests`: of that load, to be played
+    one by one (`requests.draw`); None: work is a fluid."""
 
     load: Load
     economics: Economics
     seed: int = 0
     trouble: Trouble = field(default_factory=Trouble)
     controls: Controls = field(default_factory=Controls)
+    answers: Answers = field(default_factory=Answers)
+    requests: Trace | None = None
+
+    def world(self, rule: str | None = None) -> World:
+        """To be played; `rule`: in place of the default's."""
+        controls = self.controls if rule is None else replace(self.controls, rule=rule)
+        return single.world(
+            self.load, self.economics, self.seed, self.trouble, controls, answers=self.answers, arriving=self.requests
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +65,7 @@ class Run:
     score: Score
     ledger: Ledger
     told: tuple[Told, ...] = ()
+    records: Records | None = None  # where requests were played one by one
 
 
 def known(policy: str) -> str:
@@ -67,11 +80,12 @@ def run(case: Case, policy: str, progress: Callable[[int], None] | None = None) 
     known(policy)
     if policy in RULES or policy == SPILLWAY:
         rule = DEFAULT_RULE if policy == SPILLWAY else policy
-        world = single.world(case.load, case.economics, case.seed, case.trouble, replace(case.controls, rule=rule))
+        world = case.world(rule)
         pilot = SpillwayPilot(world)
-        ledger = play(world, pilot, progress)[KEY]
-        return Run(policy, score(ledger, case.load.score_from), ledger, tuple(pilot.told))
+        return replace(_played(case, policy, world, pilot, progress), told=tuple(pilot.told))
     if policy == "clairvoyant":
+        if case.requests is not None:
+            raise UnknownPolicy(f"policy {policy!r} is a schedule for a fluid: leave out --requests, or choose another")
         return _clairvoyant(case)
     tries = [_with_rule(case, policy, rule, progress) for rule in _rules(case, policy)]
     return min(tries, key=lambda r: r.score.usd)
@@ -93,10 +107,17 @@ def _rules(case: Case, policy: str) -> Iterator[Rule]:
 
 
 def _with_rule(case: Case, policy: str, rule: Rule, progress: Callable[[int], None] | None) -> Run:
-    world = single.world(case.load, case.economics, case.seed, case.trouble, case.controls)
-    pilot: Pilot = RulePilot(world, {KEY: rule}, case.economics)
-    ledger = play(world, pilot, progress)[KEY]
-    return Run(policy, score(ledger, case.load.score_from), ledger)
+    world = case.world()
+    return _played(case, policy, world, RulePilot(world, {KEY: rule}, case.economics), progress)
+
+
+def _played(case: Case, policy: str, world: World, pilot: Pilot, progress: Callable[[int], None] | None) -> Run:
+    if case.requests is None or case.requests.arrivals is None:
+        ledger = play(world, pilot, progress)[KEY]
+        return Run(policy, score(ledger, case.load.score_from), ledger)
+    played = play_out(world, pilot, progress, {KEY: case.requests.arrivals})
+    ledger = played.ledgers[KEY]
+    return Run(policy, score(ledger, case.load.score_from), ledger, records=played.records[KEY])
 
 
 def _clairvoyant(case: Case) -> Run:
@@ -129,13 +150,19 @@ def _clairvoyant(case: Case) -> Run:
     return Run("clairvoyant", score(ledger, case.load.score_from), ledger)
 
 
-def run_all(jobs: Iterable[tuple[str, Case, str]], workers: int, on_done: Callable[[str, Run], None]) -> dict[str, Run]:
-    """Runs by job name, in processes of their own, each (name, case, policy). `on_done` hears of each as it ends."""
+def run_all(
+    jobs: Iterable[tuple[str, Case, str]],
+    workers: int,
+    on_done: Callable[[str, Run], None],
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Run]:
+    """Runs by job name, in processes of their own, each (name, case, policy). `on_done` hears of each as it ends; of a
+    single job, which needs no process, `progress` hears of the bins that are done."""
     queue = list(jobs)
     if workers <= 1 or len(queue) == 1:
         found = {}
         for name, case, policy in queue:
-            found[name] = run(case, policy)
+            found[name] = run(case, policy, progress)
             on_done(name, found[name])
         return found
     done: dict[str, Run] = {}
@@ -149,30 +176,3 @@ def run_all(jobs: Iterable[tuple[str, Case, str]], workers: int, on_done: Callab
                 done[futures[future]] = future.result()
                 on_done(futures[future], done[futures[future]])
     return {name: done[name] for name, _, _ in queue}
-
-
-def document(case: Case, result: Run, lower_bound_usd: float | None) -> dict[str, Any]:
-    """The run bin by bin, so that anybody can recompute its cost (decisions.md §8): costs are of the bins from
-    `score_from` on, the rent of what is `asked`, for each stop the rest of its minimum and its drain, and `spilled`
-    times `spill_price`."""
-    ledger, scored = result.ledger, result.score
-    return {
-        "policy": result.policy,
-        "bin_seconds": BIN_SECONDS,
-        "score_from": case.load.score_from,
-        "work": case.load.work.tolist(),
-        "spill_price": case.load.spill_usd.tolist(),
-        "asked": ledger.asked,
-        "ready": ledger.ready,
-        "served": ledger.served,
-        "spilled": ledger.spilled,
-        "refused": ledger.refused,
-        "cost": scored.usd,
-        "gpu": scored.gpu_usd,
-        "external": scored.external_usd,
-        "lower_bound": lower_bound_usd,
-        "ratio": scored.usd / lower_bound_usd if lower_bound_usd else None,
-        "slo": scored.slo,
-        "starts_per_day": scored.starts_per_day,
-        "spill_share": scored.spill_share,
-    }

@@ -61,6 +61,8 @@ class VirtualProvider:
     provider: str = ""  # whose model this is; the models of one share its quota. Default: the name
     model: str = ""
     concurrent: float = float("inf")  # requests in flight that one deployment may have there
+    first_token_seconds: float = 1.0  # of an answer; where single requests are played
+    tokens_per_second: float = 25.0  # of a stream
 
     @property
     def api(self) -> str:

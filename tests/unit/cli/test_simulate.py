@@ -107,9 +107,13 @@ def test_help_names_every_policy_and_preset() -> None:
         (["--policy", "fixed-"], "no policy 'fixed-'"),
         (["--prices", "Z"], "no --prices 'Z': there are glm-5, A, B, C"),
         (["--trace", "/nowhere/x.csv"], "/nowhere/x.csv"),
+        (["--requests"], "168.0 hours; request by request at most 24 are played: choose some with --slice"),
+        (["--requests", "--slice", "0h-1h", "--policy", "clairvoyant"], "is a schedule for a fluid: leave out --req"),
+        (["--requests", "--slice", "0h-2h", "--fleet", "400"], "5,000,000 are played one by one: choose less time"),
         (["--scenario", "/nowhere/x.yaml"], "/nowhere/x.yaml: cannot be read"),
         (["--scenario", str(SAMPLE), "--policy", "clairvoyant"], "policy 'clairvoyant' knows the future"),
         (["--scenario", str(SAMPLE), "--policy", "magic"], "no policy 'magic'"),
+        (["--scenario", str(SAMPLE), "--requests"], "deployments.chat/glm-5: more than 24 hours; with --requests set"),
     ],
 )
 def test_a_mistake_ends_with_one_line_and_status_2(arguments: list[str], words: str) -> None:
@@ -132,6 +136,9 @@ def test_a_mistake_ends_with_one_line_and_status_2(arguments: list[str], words: 
         (["--prometheus", "http://127.0.0.1:1"], "--prometheus needs --deployment NAMESPACE/NAME"),
         (["--deployment", "chat/glm-5"], "--deployment: of what --prometheus has, which is not given"),
         (["--range", "3d", "--step", "1m"], "--range, --step: of what --prometheus has"),
+        (["--slice", "1h-2h,3h-4h"], "are several windows: write one FROM-TO, such as 12h-13h"),
+        (["--outside-first-token", "2s", "--outside-speed", "50"], "of single requests: add --requests"),
+        (["--scenario", str(SAMPLE), "--slice", "1h-2h"], "--scenario does not go with --slice"),
         (
             ["--trace", "x.csv", "--prometheus", "http://127.0.0.1:1", "--deployment", "a/b"],
             "--trace and --prometheus are both given",
@@ -227,6 +234,81 @@ def test_json_on_standard_output_is_nothing_but_json(trace: Path) -> None:
     assert "lower bound" in errors
 
 
+# ---- single requests -------------------------------------------------------------------------------------------------
+
+MOONCAKE = "\n".join(
+    f'{{"timestamp": {500 * n}, "input_length": {1000 + 700 * (n % 5)}, "output_length": {100 + 90 * (n % 3)}}}'
+    for n in range(4000)
+)
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two requests a second for half an hour and more."""
+    path = tmp_path_factory.mktemp("traces") / "requests.jsonl"
+    path.write_text(MOONCAKE)
+    return path
+
+
+def test_single_requests_tell_latencies_and_every_dollar(single: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    options = "--requests --prices C --fleet 6 --policy fixed-4 --outside-first-token 2s --outside-slots 40 --quota 600"
+    status, text, errors = simulate(*options.split(), "--trace", single, "--json", out)
+    assert status == 0, errors
+    told = json.loads(out.read_text())
+    bins, first = len(told["work"]), told["score_from"]
+    assert np.mean(told["work"]) == pytest.approx(6.0)
+    for name in ("gpu_usd", "stop_usd", "external_usd", "late", "served", "spilled", "refused"):
+        assert len(told[name]) == bins, name
+    gpu, external = sum(told["gpu_usd"][first:]) + sum(told["stop_usd"][first:]), sum(told["external_usd"][first:])
+    assert (told["gpu"], told["external"]) == (pytest.approx(gpu), pytest.approx(external))
+    assert told["cost"] == pytest.approx(gpu + external)
+    paid = sum(s * p for s, p in zip(told["spilled"][first:], told["spill_price"][first:], strict=True))
+    assert paid == pytest.approx(external) and external > 0
+    work = sum(sum(told[name][first:]) for name in ("served", "spilled", "refused"))
+    bad = sum(told["refused"][first:]) + sum(told["late"][first:])
+    assert told["slo"] == pytest.approx(1 - bad / work)
+
+    requests = told["requests"]
+    for name in (*told, *requests, *requests["by_minute"]):
+        assert name == "policy" or re.search(rf"`(requests\.)?{name}`", PAGE), name
+    assert set(requests["destinations"]) == {"local", "provider", "refused"}
+    assert sum(requests["destinations"].values()) == requests["count"]
+    minutes = requests["by_minute"]
+    arrived = sum(sum(numbers) for numbers in minutes["destinations"].values())
+    since = sum(sum(numbers[first // 6 :]) for numbers in minutes["destinations"].values())
+    assert requests["count"] == pytest.approx(since, abs=arrived / bins * 6)
+    for kind in ("first_token", "end_to_end"):
+        assert requests[kind]["p50"] <= requests[kind]["p95"] <= requests[kind]["p99"]
+        assert {len(values) for values in minutes[kind].values()} == {len(minutes["in_flight_local"])}
+    assert max(minutes["in_flight_outside"]) <= 40
+    assert f"{requests['count']:,} requests" in text
+    assert f"(p50), {requests['first_token']['p95']:.1f} s (p95)" in text
+    [row] = [line for line in text.splitlines() if line.startswith("fixed-4 ")]
+    assert f"{requests['first_token']['p95']:.1f} s" in row
+
+
+def test_single_requests_of_all_policies_but_a_fluids_schedule(single: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    options = "--requests --prices C --slice 5m-25m --policy fixed-1 --no-compare"
+    status, text, errors = simulate(*options.split(), "--trace", single, "--report", page)
+    assert status == 0, errors
+    assert text.startswith("requests: 20 min of 2,400 requests")
+    assert "Latency" in page.read_text()
+    status, text, errors = simulate("--requests", "--slice", "0h-10m", "--trace", single, "--prices", "C", "--compare")
+    assert status == 0, errors
+    assert "hpa-tuned*" in text and "clairvoyant" not in text
+
+
+def test_a_slice_is_for_a_fluid_too(trace: Path) -> None:
+    status, text, errors = simulate("--trace", trace, "--slice", "1h-3h", "--no-compare", "--policy", "fixed-2")
+    assert status == 0, errors
+    assert text.startswith("bursts: 2 h, ")
+    status, _, errors = simulate("--trace", trace, "--slice", "7h-8h", "--no-compare")
+    assert status == 2
+    assert "bursts: there is nothing from 25200 s to 28800 s: it has 21600 s" in errors
+
+
 # ---- a scenario ------------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +343,30 @@ def test_a_scenario_compares_nothing_if_asked_so(tmp_path: Path) -> None:
     status, text, _ = simulate("--scenario", short, "--no-compare", "--policy", "keda")
     assert status == 0
     assert "VS KEDA" not in text
+
+
+def test_a_scenario_request_by_request(tmp_path: Path) -> None:
+    short, out = tmp_path / "short.yaml", tmp_path / "out.json"
+    short.write_text(SAMPLE.read_text().replace("days: 7", "hours: 0.5").replace("[hpa, keda]", "[hpa]"))
+    status, text, errors = simulate("--scenario", short, "--requests", "--json", out)
+    assert status == 0, errors
+    told = json.loads(out.read_text())
+    for key, one in told["deployments"].items():
+        requests = one["requests"]
+        assert sum(requests["destinations"].values()) == requests["count"] > 1000
+        assert len(requests["by_minute"]["in_flight_local"]) == 30
+        assert len(one["late"]) == len(one["work"]) == 180
+        [row] = [line for line in text.splitlines() if line.startswith(f"{key} ")]
+        assert row.split()[-4:] == [*_seconds(requests["first_token"]["p95"]), *_seconds(requests["end_to_end"]["p95"])]
+        assert one["external"] == pytest.approx(sum(one["external_usd"]))
+    [month] = [budget for budget in told["budgets"] if budget["scope"] == "Total"]
+    cost = sum(one["cost"] for one in told["deployments"].values())
+    assert sum(period["spent"] for period in month["periods"]) == pytest.approx(cost), "every request is charged"
+    assert set(told["policies"]) == {"spillway", "hpa"}
+
+
+def _seconds(value: float) -> tuple[str, str]:
+    return (f"{value:.2f}" if value < 10 else f"{value:.1f}"), "s"
 
 
 # ---- the page for users ----------------------------------------------------------------------------------------------

@@ -27,6 +27,9 @@ from spillway.simulate.report import (
     render,
     write,
 )
+from spillway.simulate.reported import ReportLatency
+from spillway.simulate.requests.latency import by_minute, latency
+from spillway.simulate.requests.records import LOCAL, REFUSED, Records
 
 from spillway.simulate.report import dollars, moment, percent, period  # isort: skip
 
@@ -168,10 +171,35 @@ def test_plotly_draws_no_markup_of_a_name() -> None:
     assert bars["data"][0]["y"][0] == "<b>&lt;a href='http://example.com'&gt;b&lt;/a&gt;</b>"
 
 
-@pytest.mark.parametrize("plot", [plots.fleet, plots.costs, plots.regret])
+@pytest.mark.parametrize("plot", [plots.fleet, plots.costs, plots.regret, plots.latency])
 @pytest.mark.parametrize("began", [None, datetime(2024, 5, 10)])  # noqa: DTZ001
 def test_plotly_knows_every_property(plot: Any, began: datetime | None) -> None:
-    go.Figure(plot(data(began=began)))
+    go.Figure(plot(data(began=began, latency=latencies())))
+
+
+def latencies() -> ReportLatency:
+    """Of an hour in which the last twenty minutes refuse everything."""
+    at = np.arange(0, 3600, 0.5)
+    refused = at >= 2400
+    to = np.where(refused, REFUSED, LOCAL).astype(np.int16)
+    first, ended = np.where(refused, np.nan, at + 1.25), np.where(refused, np.nan, at + 9)
+    found = Records((NASTY,), at, at, at, to, first, first, ended)
+    return ReportLatency({"spillway": latency(found), "hpa": latency(found, 3000)}, by_minute(found, 3600.0))
+
+
+def test_latencies_have_their_plot_and_a_row_for_each_policy() -> None:
+    page = Page(render(data(latency=latencies())))
+    text = " ".join(" ".join(page.words).split())
+    assert "Spillway 1.25 s 1.25 s 1.25 s 9.00 s 9.00 s 9.00 s 7,200 2,400" in text
+    assert "HPA – – – – – – 1,200 1,200" in text
+    figure = page.json("latency-data")
+    p95 = next(line for line in figure["data"] if line["meta"] == "p95")
+    seconds = np.frombuffer(base64.b64decode(p95["y"]["bdata"]), "<f4")
+    assert seconds[:40].tolist() == [1.25] * 40 and np.isnan(seconds[40:]).all()
+    assert '"latency"' in page.scripts[-1]
+    without = Page(render(data()))
+    assert "latency" not in {attributes.get("id") for _, attributes in without.elements}
+    assert '"latency"' not in without.scripts[-1]
 
 
 def test_a_week_of_10_s_bins_stays_below_6_mb() -> None:

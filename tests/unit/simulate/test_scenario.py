@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -92,6 +93,38 @@ def test_the_sample_is_what_the_operator_would_make_of_it() -> None:
     assert month.deployments == frozenset({"chat/glm-5", "search/deepseek-r1"})
     assert len(glm.traffic) == 7 * 8640
     assert stage.economics["chat/glm-5"].usd_per_million_output == 3.20
+
+
+def test_single_requests_are_those_of_the_file_or_drawn_of_its_bins(tmp_path: Path) -> None:
+    rows = "".join(f"2024-05-10 00:{n // 10:02}:{n % 10 * 6:02},{1000 + n},{n % 7}\n" for n in range(600))
+    (tmp_path / "azure.csv").write_text(f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}")
+    demand = {
+        "chat/glm-5": {"trace": "azure.csv"},
+        "search/deepseek-r1": {"synthetic": {"requestsPerSecond": 5}},
+    }
+    providers = {"zai": {"firstToken": "2s", "tokensPerSecond": 50}}
+    documents = short(deployments=demand, hours=0.5, providers=providers)
+    stage = build(scenario(documents, tmp_path), single=True)
+    assert stage.requests is not None
+    glm, r1 = (stage.requests[key] for key in demand)
+    assert glm.seconds.tolist() == [6.0 * n for n in range(300)], "half of the hour"
+    assert glm.input_tokens.tolist() == [1000.0 + n for n in range(300)]
+    assert len(r1) == pytest.approx(5 * 1800, rel=0.5)
+    for spec, found in zip(stage.world.deployments, (glm, r1), strict=True):
+        index = (found.seconds // 10).astype(int)
+        assert spec.traffic.requests.tolist() == np.bincount(index, minlength=180).tolist()
+        sums = np.bincount(index, weights=found.output_tokens, minlength=180)
+        assert spec.traffic.output_tokens == pytest.approx(sums)
+    zai = next(p for p in stage.world.providers if p.api == "zai")
+    assert (zai.first_token_seconds, zai.tokens_per_second) == (2.0, 50.0)
+    assert build(scenario(documents, tmp_path)).requests is None
+
+
+def test_more_single_requests_than_are_played_are_refused() -> None:
+    many = {"synthetic": {"requestsPerSecond": 500, "arrivalCV": 1, "spikesPerDay": 0, "peakToTrough": 1}}
+    documents = short(deployments={"chat/glm-5": many, "search/deepseek-r1": many})
+    with pytest.raises(BadScenario, match=r"8,\d\d\d,\d\d\d requests; at most 5,000,000 .*: set fewer spec\.hours"):
+        build(scenario(documents), single=True)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import numpy as np
 
 from spillway.decide.snapshot import Settings, Variant
 from spillway.simulate.baselines import Seen
-from spillway.simulate.cluster import Ledger
 from spillway.simulate.economics import Economics
+from spillway.simulate.fleet import Ledger
 from spillway.simulate.pilots import RulePilot, SpillwayPilot
 from spillway.simulate.run import play
 from spillway.simulate.world import Traffic, VirtualDeployment, VirtualPool, VirtualProvider, World

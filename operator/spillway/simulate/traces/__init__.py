@@ -6,6 +6,6 @@ be trusted as demand is refused with `BadTrace`, whose words say where it stands
 
 from spillway.simulate.traces.prometheus import Samples, from_prometheus
 from spillway.simulate.traces.reading import read
-from spillway.simulate.traces.trace import Arrivals, BadTrace, Bools, Floats, Trace
+from spillway.simulate.traces.trace import Arrivals, BadTrace, Bools, Floats, Trace, bin_arrivals
 
-__all__ = ["Arrivals", "BadTrace", "Bools", "Floats", "Samples", "Trace", "from_prometheus", "read"]
+__all__ = ["Arrivals", "BadTrace", "Bools", "Floats", "Samples", "Trace", "bin_arrivals", "from_prometheus", "read"]
