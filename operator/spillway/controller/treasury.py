@@ -56,7 +56,7 @@ ROUNDS_IN_FORCE = 2  # readings until a cap has surely been replaced at every ga
 def outcome(text: str) -> Outcome:
     """A counter's outcome label. Raises ReadingFailed for one that this ledger does not know."""
     match text:
-        case "metered" | "unmetered" | "refused":
+        case "metered" | "unmetered" | "unanswered" | "refused":
             return text
     raise ReadingFailed(f"unknown outcome {text!r}: the gateway is of another version")
 

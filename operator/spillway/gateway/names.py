@@ -14,6 +14,7 @@ MAIN_ROUTES = "main"
 GATE_ROUTES = "gate"
 
 NEXT_HEADER = "x-spillway-next"
+UNANSWERED_HEADER = "x-spillway-unanswered"
 DEPLOYMENT_HEADER = "x-spillway-deployment"
 SERVED_BY_HEADER = "x-spillway-served-by"
 REASON_HEADER = "x-spillway-reason"
