@@ -17,7 +17,6 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
         "spec.spill.when": ("Saturated", "ColdStart", "NoCapacity", "Unavailable", "Rollout"),
         "spec.spill.maxShare": None,
         "spec.spill.holdSeconds": None,
-        "spec.routes": (),
         "spec.balancing": "LeastRequest",
     },
     "GPUPool": {},

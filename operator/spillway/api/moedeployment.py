@@ -78,6 +78,13 @@ class MoEDeploymentSpec(KubeModel):
     rollout: Rollout = Rollout()
     """How replicas of a new revision take over."""
 
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Every (provider, model) that requests may be sent to, by spill or by a route; each once."""
+        named = [(target.name, target.model) for target in self.spill.providers]
+        named += [(route.to.provider, route.to.model) for route in self.routes]
+        return tuple(dict.fromkeys(named))
+
     @model_validator(mode="after")
     def _floors_below_ceiling(self) -> MoEDeploymentSpec:
         if self.min_replicas > self.max_replicas:

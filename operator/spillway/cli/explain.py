@@ -19,7 +19,13 @@ from spillway.api import API_VERSION, DecisionStatus, InvalidSpec, MoEDeployment
 from spillway.cli import account
 from spillway.cli.account import Unknown, age
 
-GOOD = {"Ready": "True", "MetricsAvailable": "True", "SpillAvailable": "True", "WithinBudget": "True"}
+GOOD = {
+    "Ready": "True",
+    "MetricsAvailable": "True",
+    "SpillAvailable": "True",
+    "RoutesAvailable": "True",
+    "WithinBudget": "True",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -295,9 +295,9 @@ class Treasury:
     def _in_flight_by_pair(self, moes: list[MoEDeployment]) -> dict[Pair, int]:
         found: dict[Pair, int] = {}
         for moe in moes:
-            for target in moe.spec.spill.providers:
-                pair = Pair(moe.metadata.namespace, moe.metadata.name, target.name, target.model)
-                name = external_cluster((target.name, target.model), moe.key)
+            for provider, model in moe.spec.pairs:
+                pair = Pair(moe.metadata.namespace, moe.metadata.name, provider, model)
+                name = external_cluster((provider, model), moe.key)
                 found[pair] = sum(life.in_flight.get(name, 0) for life in self._lives.values())
         return found
 

@@ -59,6 +59,19 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class RoutePlan:
+    """A pair that spec.routes names: as for spill, and what a client of the route reads while it is shut."""
+
+    provider: str
+    model: str
+    permitted: bool
+    cap: int
+    refusal: Refusal
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SpillPlan:
     allowed: bool
     lease_seconds: float
@@ -66,6 +79,7 @@ class SpillPlan:
     refusal: Refusal
     reason: str = ""  # why it is not allowed, or why it is at work
     message: str = ""
+    routes: tuple[RoutePlan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,6 +169,7 @@ class Deployment:
     rates: tuple[EngineRates, ...] = ()  # by variant; one that is absent served nothing
     providers: tuple[ProviderOption, ...] = ()
     cheapest_first: bool = True  # of the providers; else in their order
+    routed: tuple[ProviderOption, ...] = ()  # pairs that spec.routes sends requests to, each once
     policies: tuple[str, ...] = ()  # CostPolicies that select the namespace
     lease_seconds: float = 15.0  # how long the gateway may spill without word from us (ledger)
     usd_value_per_request: float = 0.0  # what serving one request is worth

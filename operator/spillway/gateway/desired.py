@@ -96,12 +96,28 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Route:
+    """Requests that always go to one pair; exactly one of header (name, value), model and percent says which.
+
+    pair: None where the deployment may not use it at all. refusal: the answer while the pair may not be asked.
+    """
+
+    name: str
+    pair: Pair | None
+    refusal: Refusal
+    header: tuple[str, str] | None = None
+    model: str | None = None
+    percent: int = 0
+
+
+@dataclass(frozen=True)
 class Deployment:
     """One MoEDeployment as the gateway sees it.
 
     chain: the external (provider, model) pairs in the order they are tried; empty: served locally only.
     gate_fallback: the in-flight limit of one gateway process until the `gate` runtime layer has been received.
     refusal: replaces the plain "at capacity" answer, for example when a budget ran out.
+    routes: in order; those by percentage share what the others leave.
     """
 
     namespace: str
@@ -112,6 +128,13 @@ class Deployment:
     chain: tuple[Pair, ...] = ()
     refusal: Refusal | None = None
     gate_fallback: int = 1
+    routes: tuple[Route, ...] = ()
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """Every pair that a request may go to, by the chain or by a route; each once."""
+        routed = (route.pair for route in self.routes if route.pair is not None)
+        return tuple(dict.fromkeys((*self.chain, *routed)))
 
     @property
     def id(self) -> str:
@@ -133,6 +156,7 @@ class SpillState:
 
     share_percent: of requests that go to the providers first (0 in normal operation, when only the overflow does).
     gate: in-flight requests that the local replicas take. caps: in-flight requests that the money allows to a pair.
+    routed: pairs that routes may use now, whatever `allowed` and `permitted` say of spill.
     lease_seconds: how long the gateways may go on spilling without word from the leader.
     """
 
@@ -142,6 +166,7 @@ class SpillState:
     permitted: Mapping[Pair, bool] = field(default_factory=dict)
     caps: Mapping[Pair, int] = field(default_factory=dict)
     lease_seconds: float = 15.0
+    routed: frozenset[Pair] = frozenset()
 
 
 @dataclass(frozen=True)

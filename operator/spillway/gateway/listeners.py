@@ -1,4 +1,4 @@
-"""Listeners: main (clients), gate and one egress per (provider, model), the latter two inside the process."""
+"""Listeners: main (clients), and inside the process shared, gate and one egress per (provider, model)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from spillway.gateway import metering, names
 from spillway.gateway.desired import Egress, GatewayNode, Provider
 from spillway.gateway.errors import error_body
-from spillway.gateway.lua import answer_filter, egress_filter, gate_filter
+from spillway.gateway.lua import egress_filter, gate_filter, main_filter
 from spillway.gateway.messages import Fields, header, typed, typed_struct
 from spillway.gateway.routes import BODY_LIMIT_BYTES, IDLE_TIMEOUT
 
@@ -30,7 +30,7 @@ def main(node: GatewayNode) -> Fields:
     connection = _http(
         "main",
         names.MAIN_ROUTES,
-        [health_check, answer_filter(), buffer],
+        [health_check, buffer, main_filter()],
         access_log=metering.main_log(node),
         access_log_options={"flush_access_log_on_new_request": True},
         local_reply_config=_client_errors(),
@@ -54,6 +54,19 @@ def main(node: GatewayNode) -> Fields:
         "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
         "filter_chains": [{"filters": [connection]}],
     }
+
+
+def shared(node: GatewayNode) -> Fields:
+    """Where requests to the shared address come in again, under the host of the deployment that their model names."""
+    connection = _http(
+        "shared",
+        names.MAIN_ROUTES,
+        [main_filter()],
+        access_log=metering.main_log(node),
+        access_log_options={"flush_access_log_on_new_request": True},
+        local_reply_config=_client_errors(),
+    )
+    return _internal(names.SHARED_LISTENER, connection)
 
 
 def gate() -> Fields:
@@ -113,7 +126,7 @@ def _http(stat_prefix: str, routes: str, filters: Sequence[Fields], **options: o
         http_filters=[*filters, _ROUTER],
         stream_idle_timeout=IDLE_TIMEOUT,
         server_header_transformation="PASS_THROUGH",
-        **({} if routes == names.MAIN_ROUTES else inner),
+        **({} if stat_prefix == "main" else inner),
         **options,
     )
 

@@ -98,6 +98,7 @@ def main_log(node: GatewayNode) -> list[Fields]:
             "deployment": deployment,
             "code_class": f"{digit}xx",
             "served_by": f"%RESP({names.SERVED_BY_HEADER})%",
+            "route": "%METADATA(ROUTE:spillway:route)%",
             "process": process,
         }
         within = [_status("GE", int(digit) * 100), _status("LE", int(digit) * 100 + 99)]

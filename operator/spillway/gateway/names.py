@@ -10,6 +10,8 @@ Pair = tuple[str, str]
 
 GATE_LISTENER = "gate"
 GATE_CLUSTER = "to|gate"
+SHARED_LISTENER = "shared"
+SHARED_CLUSTER = "to|shared"
 MAIN_ROUTES = "main"
 GATE_ROUTES = "gate"
 
@@ -17,6 +19,10 @@ NEXT_HEADER = "x-spillway-next"
 DEPLOYMENT_HEADER = "x-spillway-deployment"
 SERVED_BY_HEADER = "x-spillway-served-by"
 REASON_HEADER = "x-spillway-reason"
+ROUTE_HEADER = "x-spillway-route"
+MODEL_HEADER = "x-spillway-model"
+ADDRESSED_HEADER = "x-spillway-addressed"
+PREFIX_HEADER = "x-spillway-prefix"
 PROVIDER_STATUS_HEADER = "x-spillway-provider-status"
 
 
@@ -63,6 +69,11 @@ def allowed_key(deployment: str) -> str:
 
 def permitted_key(deployment: str, pair: Pair) -> str:
     return f"spill.{deployment}.{pair[0]}|{pair[1]}"
+
+
+def routed_key(deployment: str, pair: Pair) -> str:
+    """As permitted_key, for what a route sends there."""
+    return f"route.{deployment}.{pair[0]}|{pair[1]}"
 
 
 def limit_key(cluster: str) -> str:

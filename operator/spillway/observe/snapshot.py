@@ -85,6 +85,7 @@ def deployment(
         option(moe, t.name, t.model, providers, money, health, pairs.get((moe.key, t.name, t.model)))
         for t in spec.spill.providers
     )
+    routed = dict.fromkeys((route.to.provider, route.to.model) for route in spec.routes)
     return Deployment(
         namespace=moe.metadata.namespace,
         name=moe.metadata.name,
@@ -100,6 +101,7 @@ def deployment(
         demand=demand,
         rates=traffic.rates.get(moe.key, ()) if traffic else (),
         providers=options,
+        routed=tuple(option(moe, *pair, providers, money, health, field="spec.routes") for pair in routed),
         cheapest_first=spec.spill.order == "Cheapest",
         policies=own_policies,
         lease_seconds=float(money.lease_seconds.get(moe.metadata.namespace, 15)),
@@ -175,8 +177,9 @@ def option(
     money: Money,
     health: ProviderHealth,
     answers: PairAnswers | None = None,
+    field: str = "spec.spill.providers",
 ) -> ProviderOption:
-    """One pair of the deployment with what stands against it, the user's errors first, then money, then health."""
+    """One pair that `field` names, with what stands against it: the user's errors first, then money, then health."""
     provider = providers.get(provider_name)
     model = provider.spec.model(model_name) if provider else None
     if provider is None or model is None:
@@ -185,7 +188,7 @@ def option(
         reason, message = (
             (
                 Reason.UNKNOWN_PROVIDER,
-                f"spec.spill.providers names {provider_name!r}: no such ExternalProvider (there are: {known})",
+                f"{field} names {provider_name!r}: no such ExternalProvider (there are: {known})",
             )
             if provider is None
             else (

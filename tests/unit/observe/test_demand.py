@@ -32,9 +32,11 @@ def test_demand_joins_gateway_and_engine_series() -> None:
     found = read(
         answers(
             age=[sample(2.5)],
-            arrivals=[sample(10, **WHO)],
-            spilled=[sample(2, **WHO)],
+            arrivals=[sample(13, **WHO)],
+            spilled=[sample(3, **WHO)],
             refused=[sample(1, **WHO)],
+            routed=[sample(3, **WHO)],
+            routed_out=[sample(1, **WHO)],
             local_answers=[sample(6, **WHO)],
             local_now=[sample(5, **WHO)],
             local_errors=[sample(0.5, **WHO)],

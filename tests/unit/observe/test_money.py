@@ -190,6 +190,20 @@ def test_what_stands_against_a_pair(
         assert word in found.unavailable_message
 
 
+def test_pairs_of_routes_share_the_budgets_with_those_of_spill() -> None:
+    to = {"provider": "zai", "model": "glm-5"}
+    by_route = example("MoEDeployment", "routed", routes=[{"name": "a", "match": {"percent": 5}, "to": to}])
+    by_route["metadata"]["namespace"] = "chat"
+    [moe] = valid(MoEDeployment, {"chat/routed": by_route}).values()
+    assert moe.spec.pairs == (("zai", "glm-5"),)
+    book = spent("396")
+    alone, money = assessed(book), assessed(book, asking=[*moes(), moe])
+    pair = Pair("chat", "routed", "zai", "glm-5")
+    assert {need.pair for need in money.needs} == {PAIR, pair}
+    assert money.caps[PAIR] >= 1 and money.caps[pair] >= 1
+    assert money.caps[PAIR] + money.caps[pair] <= alone.caps[PAIR] < 64, "the budget binds, not the provider's limit"
+
+
 def test_a_pair_with_money_may_be_used() -> None:
     money = assessed()
     found = option(moes()[0], "zai", "glm-5", providers(), money, HEALTHY)
