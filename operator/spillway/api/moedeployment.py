@@ -72,9 +72,9 @@ class MoEDeploymentSpec(KubeModel):
     """Requests that always go to a provider, whatever the replicas can take. Default: none."""
     hints: Annotated[tuple[Hint, ...], Field(max_length=16), ListType("atomic")] = ()
     """Known events that no history shows: times at which at least so many replicas are wanted. Default: none."""
-    balancing: Balancing | None = None
+    balancing: Balancing = "PrefixAffinity"
     """PrefixAffinity: requests with the same beginning go to the same replica, whose cache then holds it, as long as
-    that one is not overloaded. LeastRequest: to the replica with the fewest requests. Default: LeastRequest."""
+    that one is not overloaded. LeastRequest: to the replica with the fewest requests. Default: PrefixAffinity."""
     rollout: Rollout = Rollout()
     """How replicas of a new revision take over."""
 

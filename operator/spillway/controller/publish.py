@@ -12,6 +12,7 @@ from spillway.gateway import desired as gateway
 from spillway.observe.objects import Objects
 from spillway.observe.resolve import Resolved
 
+CONNECT_SECONDS = 5.0  # to a provider, where it says nothing else
 HEALTH_PATHS = {"vLLM": "/health", "SGLang": "/ready"}  # SGLang's /health generates a token
 
 
@@ -57,6 +58,9 @@ def desired(
             ),
             gate_fallback=fallback(planned.gate, gateways),
             routes=routes,
+            affinity=one.moe.spec.balancing == "PrefixAffinity",
+            hold_seconds=round(planned.spill.hold_seconds),
+            some_occasions=not one.moe.spec.spill.on_every_occasion,
         )
         deployments.append(deployment)
         spill[deployment.id] = gateway.SpillState(
@@ -66,6 +70,9 @@ def desired(
                 (p.provider, p.model): p.permitted for p in planned.spill.providers if (p.provider, p.model) in chain
             },
             caps={pair: cap for pair, cap in caps(planned).items() if pair in deployment.pairs},
+            when_full=planned.spill.when_full,
+            when_empty=planned.spill.when_empty,
+            hold=not deployment.endpoints and not (planned.spill.allowed and planned.spill.when_empty),
             routed=frozenset((r.provider, r.model) for r in planned.spill.routes if r.permitted),
             lease_seconds=planned.spill.lease_seconds,
         )
@@ -143,6 +150,9 @@ def provider(obj: ExternalProvider) -> gateway.Provider:
         ca_key=spec.tls.ca_secret_ref.key if spec.tls.ca_secret_ref else None,
         server_name=spec.tls.server_name,
         insecure=spec.tls.insecure,
+        connect_seconds=CONNECT_SECONDS if (given := spec.timeouts.connect_seconds) is None else given,
+        first_byte_seconds=spec.timeouts.first_byte_seconds,
+        idle_seconds=spec.timeouts.idle_seconds,
     )
 
 

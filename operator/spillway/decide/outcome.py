@@ -80,6 +80,9 @@ class SpillPlan:
     reason: str = ""  # why it is not allowed, or why it is at work
     message: str = ""
     routes: tuple[RoutePlan, ...] = ()
+    when_full: bool = True  # what finds the replicas full may go out
+    when_empty: bool = True  # what finds no replica
+    hold_seconds: float = 0.0  # for which what finds no replica waits, if it may not go out
 
 
 @dataclass(frozen=True, slots=True)

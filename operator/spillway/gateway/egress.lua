@@ -95,7 +95,10 @@ function envoy_on_response(h)
     if find(kind, "^text/event%-stream") then headers:replace("content-type", "text/event-stream") end
     return
   end
-  metadata:set("spillway", "outcome", next == "capped" and "capped" or "refused")
+  -- After a time limit it stays "unmetered": what the provider did until then may cost money.
+  if not (next == "provider" and status == 504) then
+    metadata:set("spillway", "outcome", next == "capped" and "capped" or "refused")
+  end
   if next then return end
   if status < 400 or status >= 500 or status == 401 or status == 402 or status == 403 or status == 404
     or status == 408 or status == 409 or status == 429 then

@@ -12,7 +12,7 @@ from spillway.gateway.messages import Fields, header, typed, typed_struct
 from spillway.gateway.routes import BODY_LIMIT_BYTES, IDLE_TIMEOUT
 
 _BUFFER_BYTES = 1 << 20
-_UNREACHED = ["UF", "UC", "UR", "UT", "URX", "LR", "UPE", "DPE"]
+_UNREACHED = ["UF", "UC", "UR", "UT", "SI", "URX", "LR", "UPE", "DPE"]
 _ROUTER = typed("envoy.filters.http.router", "extensions.filters.http.router.v3.Router", suppress_envoy_headers=True)
 
 
@@ -74,7 +74,26 @@ def gate() -> Fields:
     marks = {
         "mappers": [_mark(["UO"], "saturated"), _mark(["UH", "NC", *_UNREACHED], "no-replica")],
     }
-    return _internal(names.GATE_LISTENER, _http("gate", names.GATE_ROUTES, [gate_filter()], local_reply_config=marks))
+    return _internal(
+        names.GATE_LISTENER, _http("gate", names.GATE_ROUTES, [_prefix(), gate_filter()], local_reply_config=marks)
+    )
+
+
+def _prefix() -> Fields:
+    prefix = {
+        "object_key": names.PREFIX_STATE,
+        "factory_key": "envoy.hashable_string",
+        "format_string": {
+            "text_format_source": {"inline_string": f"%REQ({names.PREFIX_HEADER})%"},
+            "omit_empty_values": True,
+        },
+        "skip_if_empty": True,
+    }
+    return typed(
+        "envoy.filters.http.set_filter_state",
+        "extensions.filters.http.set_filter_state.v3.Config",
+        on_request_headers=[prefix],
+    )
 
 
 def egress(pair: Egress, provider: Provider, node: GatewayNode) -> Fields:

@@ -23,6 +23,8 @@ ROUTE_HEADER = "x-spillway-route"
 MODEL_HEADER = "x-spillway-model"
 ADDRESSED_HEADER = "x-spillway-addressed"
 PREFIX_HEADER = "x-spillway-prefix"
+PREFIX_STATE = "spillway.prefix"
+"""Filter state of the gate: a header that the route removes is gone before the balancer could look at it."""
 PROVIDER_STATUS_HEADER = "x-spillway-provider-status"
 
 
@@ -65,6 +67,20 @@ def share_key(deployment: str) -> str:
 
 def allowed_key(deployment: str) -> str:
     return f"spill.{deployment}.allowed"
+
+
+def full_key(deployment: str) -> str:
+    """As allowed_key, only for what finds the replicas full."""
+    return f"spill.{deployment}.full"
+
+
+def empty_key(deployment: str) -> str:
+    """As allowed_key, only for what finds no replica."""
+    return f"spill.{deployment}.empty"
+
+
+def hold_key(deployment: str) -> str:
+    return f"hold.{deployment}"
 
 
 def permitted_key(deployment: str, pair: Pair) -> str:

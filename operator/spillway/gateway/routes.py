@@ -26,7 +26,7 @@ from spillway.gateway.errors import (
     unknown_path,
 )
 from spillway.gateway.lua import FILTER_NAME
-from spillway.gateway.messages import Fields, header
+from spillway.gateway.messages import Fields, header, seconds
 
 BODY_LIMIT_BYTES = 16 * 1024 * 1024
 # What a retry may hold: the client's body and the few fields that a script adds.
@@ -104,8 +104,24 @@ def _main_host(deployment: Deployment, domains: Sequence[str]) -> Fields:
             _inference(deployment, "share", share_members(deployment), names.share_key(deployment.id)),
             _inference(deployment, "overflow", chain_members(deployment), names.allowed_key(deployment.id)),
         ]
+    if deployment.hold_seconds:
+        # Ahead of half-open spill. What waits is not refused because others were faster: it waits on when full, too.
+        hold = _inference(deployment, "hold", (names.GATE_CLUSTER,), names.hold_key(deployment.id))
+        hold["route"]["retry_policy"] = _patience(deployment, "no-replica|saturated")
+        routes.append(hold)
+    if deployment.chain and deployment.some_occasions:
+        for key, found in (
+            (names.full_key(deployment.id), "saturated"),
+            (names.empty_key(deployment.id), "no-replica"),
+        ):
+            half = _inference(deployment, "overflow", chain_members(deployment), key)
+            half["route"]["retry_policy"]["retriable_headers"] = [_next_is(f"{found}|capped|not-permitted|provider")]
+            routes.append(half)
+    local = _inference(deployment, "local", (names.GATE_CLUSTER,), None)
+    if deployment.hold_seconds:
+        local["route"]["retry_policy"] = _patience(deployment, "no-replica")
     routes += [
-        _inference(deployment, "local", (names.GATE_CLUSTER,), None),
+        local,
         {
             "match": {"path": "/v1/models", "headers": [_method("GET")]},
             **direct(200, model_list(dict.fromkeys((deployment.served_name, *named)))),
@@ -123,6 +139,21 @@ def _main_host(deployment: Deployment, domains: Sequence[str]) -> Fields:
             names.MODEL_HEADER,
         ],
     }
+
+
+def _patience(deployment: Deployment, why: str) -> Fields:
+    """Ask the gate again and again: after 1 s in the mean, at random within 2 s, so that those who wait do not come all
+    at once when the first replica is ready. Envoy's own limit of a request's time would cut answers, too."""
+    return {
+        "retry_on": "retriable-headers",
+        "retriable_headers": [_next_is(why)],
+        "num_retries": deployment.hold_seconds,
+        "retry_back_off": {"base_interval": "0.5s", "max_interval": "2s"},
+    }
+
+
+def _next_is(why: str) -> Fields:
+    return {"name": names.NEXT_HEADER, "string_match": {"safe_regex": {"regex": why}}}
 
 
 def _routed(deployment: Deployment) -> list[Fields]:
@@ -170,6 +201,8 @@ def _metadata(deployment: Deployment, texts: Fields, **tags: str) -> Fields:
     wants: Fields = {"id": deployment.id, "served_name": json.dumps(deployment.served_name)}
     if any(route.model for route in deployment.routes):
         wants["reads_model"] = True
+    if deployment.affinity:
+        wants["affinity"] = True
     return {"filter_metadata": {"spillway": {"deployment": deployment.id, **tags}, FILTER_NAME: {**texts, **wants}}}
 
 
@@ -233,8 +266,11 @@ def _replicas(deployment: str) -> Fields:
                 "retry_host_predicate": [_PREVIOUS_HOSTS],
                 "host_selection_retry_max_attempts": 5,
             },
+            # Without a prefix, or where the cluster balances by load, it is ignored.
+            "hash_policy": [{"filter_state": {"key": names.PREFIX_STATE}}],
         },
         "request_body_buffer_limit": RETRY_BODY_BYTES,
+        "request_headers_to_remove": [names.PREFIX_HEADER],
         "response_headers_to_add": [header(names.SERVED_BY_HEADER, "local")],
     }
 
@@ -295,13 +331,24 @@ def _provider(pair: names.Pair, provider: Provider, deployment: str, key: str) -
             "idle_timeout": IDLE_TIMEOUT,
             "host_rewrite_literal": provider.authority,
             "prefix_rewrite": provider.path + "/",
-            "retry_policy": {"retry_on": _NOT_PROCESSED, "num_retries": 1, "retry_back_off": _BACK_OFF},
+            "retry_policy": {
+                "retry_on": _NOT_PROCESSED,
+                "num_retries": 1,
+                "retry_back_off": _BACK_OFF,
+                **_limits(provider),
+            },
         },
         "request_body_buffer_limit": RETRY_BODY_BYTES,
         "metadata": {"filter_metadata": {"spillway": {"deployment": deployment}, FILTER_NAME: {"permitted": True}}},
         "request_headers_to_remove": [names.DEPLOYMENT_HEADER],
         "response_headers_to_add": [header(names.SERVED_BY_HEADER, provider.name)],
     }
+
+
+def _limits(provider: Provider) -> Fields:
+    """Time limits of an attempt; it is not tried again after one, for it may have cost money."""
+    limits = {"per_try_timeout": provider.first_byte_seconds, "per_try_idle_timeout": provider.idle_seconds}
+    return {name: seconds(limit) for name, limit in limits.items() if limit is not None}
 
 
 def _next(why: str) -> Fields:

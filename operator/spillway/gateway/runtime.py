@@ -45,11 +45,25 @@ def layers(desired: Desired, shares: Shares) -> dict[str, dict[str, int]]:
             continue
         gate = names.local_cluster(deployment.id)
         content[GATE_LAYER][names.limit_key(gate)] = shares.get(gate, 0)
+        if state.hold:
+            content[GATE_LAYER][names.hold_key(deployment.id)] = 100
         lease = lease_layer(state.lease_seconds)
         if lease is None:
             continue
         content[lease].update(_leased(deployment, state, shares))
     return content
+
+
+def _door(deployment: str, state: SpillState) -> str | None:
+    """The key that lets out what may go out now."""
+    match state.when_full, state.when_empty:
+        case True, True:
+            return names.allowed_key(deployment)
+        case True, False:
+            return names.full_key(deployment)
+        case False, True:
+            return names.empty_key(deployment)
+    return None
 
 
 def _leased(deployment: Deployment, state: SpillState, shares: Shares) -> dict[str, int]:
@@ -63,7 +77,9 @@ def _leased(deployment: Deployment, state: SpillState, shares: Shares) -> dict[s
         if pair in state.routed:
             keys[names.routed_key(deployment.id, pair)] = 100
         if spills:
-            keys[names.permitted_key(deployment.id, pair)] = keys[names.allowed_key(deployment.id)] = 100
+            keys[names.permitted_key(deployment.id, pair)] = 100
+            if (door := _door(deployment.id, state)) is not None:
+                keys[door] = 100
     if state.share_percent > 0 and names.allowed_key(deployment.id) in keys:
         # One draw decides of a request: the routes by percentage have what is below their sum.
         routed = sum(route.percent for route in deployment.routes)

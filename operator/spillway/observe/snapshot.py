@@ -101,6 +101,8 @@ def deployment(
         demand=demand,
         rates=traffic.rates.get(moe.key, ()) if traffic else (),
         providers=options,
+        spill_when=spec.spill.when,
+        hold_seconds=spec.spill.hold_seconds,
         routed=tuple(option(moe, *pair, providers, money, health, field="spec.routes") for pair in routed),
         cheapest_first=spec.spill.order == "Cheapest",
         policies=own_policies,

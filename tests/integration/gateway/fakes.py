@@ -23,13 +23,15 @@ class Seen:
 
 @dataclass
 class Fake:
-    """`hold` blocks answers until it is set; `status` other than 200 is answered at once."""
+    """`hold` blocks answers until it is set, with `late` also a stream's first event; `status` other than 200 is answered
+    at once."""
 
     name: str
     status: int = 200
     usage: dict[str, Any] | None = field(default_factory=lambda: dict(USAGE))
     extra_headers: dict[str, str] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
+    late: bool = False
     open_requests: int = 0
     aborted: int = 0
     hold: asyncio.Event = field(default_factory=asyncio.Event)
@@ -96,6 +98,8 @@ class Fake:
             headers={"content-type": "text/event-stream; charset=utf-8", **self.extra_headers}
         )
         await response.prepare(request)
+        if self.late:
+            await self.hold.wait()
         await _event(response, {"choices": [{"index": 0, "delta": {"role": "assistant", "content": self.name}}]})
         await self.hold.wait()
         await _event(response, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": None})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,6 +52,7 @@ def published(
     without_address: str = "",
     gate: int = 10,
     routes: tuple[RoutePlan, ...] = (),
+    when_empty: bool = True,
 ) -> gateway.Desired:
     replicas = tuple(Replica(name, BLACKWELL.name, "rev1", phase, 0.0) for name, phase in phases.items())
     objects = Objects()
@@ -59,6 +61,7 @@ def published(
         objects.pods[f"chat/{name}"] = {"metadata": {"name": name}, "status": status}
     workloads = (WorkloadPlan(BLACKWELL.name, "rev1", len(phases), draining),)
     spill = SpillPlan(any(p.permitted for p in pairs), 60.0, pairs, REFUSAL, routes=routes)
+    spill = replace(spill, when_empty=when_empty, hold_seconds=90.0)
     plan = Plan(0.0, (DeploymentPlan(KEY, {BLACKWELL.name: len(phases)}, workloads, gate, spill),))
     snapshot = Snapshot(0.0, (deployment(replicas=replicas),), ())
     return desired(plan, snapshot, [one or resolved()], offered or providers(), objects, 2)
@@ -163,6 +166,42 @@ def test_refusal_names_and_credentials_are_handed_on() -> None:
     )
     [egress] = found.egresses
     assert (egress.pair, egress.max_output_tokens, egress.max_choices) == (("zai", "glm-5"), 8192, 1)
+
+
+@pytest.mark.parametrize(
+    ("phases", "pairs", "when_empty", "hold"),
+    [
+        ({}, (), True, True),
+        ({}, (ProviderPlan("zai", "glm-5", True, 5),), True, False),
+        ({}, (ProviderPlan("zai", "glm-5", True, 5),), False, True),
+        ({}, (ProviderPlan("zai", "glm-5", False, 0, "NoBudget"),), True, True),
+        ({"a": Phase.READY}, (), True, False),
+        ({"a": Phase.STARTING}, (), True, True),
+    ],
+)
+def test_requests_wait_where_neither_a_replica_nor_a_provider_can_take_them(
+    phases: dict[str, Phase], pairs: tuple[ProviderPlan, ...], when_empty: bool, hold: bool
+) -> None:
+    found = published(phases, pairs=pairs, when_empty=when_empty)
+    [one] = found.deployments
+    assert (found.spill[one.id].hold, found.spill[one.id].when_empty) == (hold, when_empty)
+    assert one.hold_seconds == 90
+
+
+def test_balancing_and_occasions() -> None:
+    usual, other = published({}), published({}, one=resolved(balancing="LeastRequest", spill__when=["ColdStart"]))
+    assert [(d.affinity, d.some_occasions) for d in (*usual.deployments, *other.deployments)] == [
+        (True, False),
+        (False, True),
+    ]
+
+
+def test_time_limits_of_a_provider() -> None:
+    [usual] = published({}).providers
+    assert (usual.connect_seconds, usual.first_byte_seconds, usual.idle_seconds) == (5.0, None, None)
+    limits = {"connect": "2s", "firstByte": "500ms", "idle": "1m"}
+    [limited] = published({}, offered=providers(timeouts=limits)).providers
+    assert (limited.connect_seconds, limited.first_byte_seconds, limited.idle_seconds) == (2.0, 0.5, 60.0)
 
 
 def test_a_deployment_without_a_plan_is_not_published() -> None:

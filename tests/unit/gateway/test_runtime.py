@@ -70,6 +70,23 @@ def test_routes_are_permitted_apart_from_spill() -> None:
 
 
 @pytest.mark.parametrize(
+    ("full", "empty", "door"),
+    [(True, True, "allowed"), (True, False, "full"), (False, True, "empty"), (False, False, None)],
+)
+def test_spill_opens_for_the_occasions_of_now(full: bool, empty: bool, door: str | None) -> None:
+    keys = runtime.layers(desired(when_full=full, when_empty=empty), {EXTERNAL: 3})["spill-1m"]
+    doors = {"spill.chat/glm-5.allowed", "spill.chat/glm-5.full", "spill.chat/glm-5.empty"} & set(keys)
+    assert doors == ({f"spill.chat/glm-5.{door}"} if door else set())
+    assert "spill.chat/glm-5.zai|glm-5.1" in keys
+
+
+def test_a_hold_needs_no_lease() -> None:
+    layers = runtime.layers(desired(hold=True, lease_seconds=0.0), {})
+    assert layers["gate"]["hold.chat/glm-5"] == 100
+    assert "hold.chat/glm-5" not in runtime.layers(desired(), {})["gate"]
+
+
+@pytest.mark.parametrize(
     "off",
     [{"allowed": False}, {"permitted": {}}, {"permitted": {ZAI: False}}, {"lease_seconds": 5.0}, {"caps": {ZAI: 0}}],
 )
