@@ -153,7 +153,8 @@ class ProviderTimeouts(KubeModel):
     answer that is not streamed has none before it is complete. Default: no limit of its own."""
     idle_seconds: Annotated[Latency | None, Field(alias="idle")] = None
     """Longest silence of the provider, the waits for the headers and for the first token included, as a duration of at
-    most 10m. Before the headers the next provider is then tried, later the answer is cut. Default: the gateway's, 1h."""
+    most 10m. Before the headers the next provider is then tried, later the answer is cut. Default: the gateway's, which
+    is 1h."""
 
     @model_validator(mode="after")
     def _first_byte_within_idle(self) -> ProviderTimeouts:

@@ -1,4 +1,4 @@
-"""On which occasions requests may go out (spec.spill.when), and how long one waits where none may (spec.spill.holdSeconds)."""
+"""On which occasions requests may go out (spec.spill.when), and how long one waits that may not (spill.holdSeconds)."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ class Provider:
     """An external API.
 
     base_url: as in the `openai` client, for example `https://api.z.ai/api/paas/v4`; plain http only with `insecure`.
-    connect_seconds: to connect, TLS included. first_byte_seconds: to the answer's headers. idle_seconds: of silence, the
-    wait for the headers included. None: only the gateway's own limit.
+    connect_seconds: to connect, TLS included. first_byte_seconds: to the answer's headers. idle_seconds: of silence,
+    the wait for the headers included. None: only the gateway's own limit.
     credential_key, ca_key: file names in the gateway's keys directory, never the secrets themselves.
     """
 

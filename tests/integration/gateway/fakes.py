@@ -23,8 +23,8 @@ class Seen:
 
 @dataclass
 class Fake:
-    """`hold` blocks answers until it is set, with `late` also a stream's first event; `status` other than 200 is answered
-    at once."""
+    """`hold` blocks answers until it is set, with `late` also a stream's first event; `status` other than 200 is
+    answered at once."""
 
     name: str
     status: int = 200

@@ -91,7 +91,7 @@ async def test_who_goes_away_no_longer_waits(rig: Rig) -> None:
 
 
 async def test_while_a_provider_is_permitted_nobody_waits(rig: Rig) -> None:
-    zai, external = await rig.fake("zai", PROVIDER_PORT)
+    _, external = await rig.fake("zai", PROVIDER_PORT)
     (rig.directory / "keys" / "zai").write_text("sk")
     glm = deployment(chain=(ZAI,), hold_seconds=600)
     await rig.publish(Desired((glm,), (provider("zai", external),), (egress(*ZAI),), {ID: spill(ZAI)}))
@@ -111,7 +111,7 @@ async def test_while_a_provider_is_permitted_nobody_waits(rig: Rig) -> None:
 async def test_occasions(rig: Rig, state: dict[str, Any], when_full: str, when_empty: str) -> None:
     _, address = await rig.fake("engine")
     zai, external = await rig.fake("zai", PROVIDER_PORT)
-    deep, other = await rig.fake("deep", PROVIDER_PORT)
+    _, other = await rig.fake("deep", PROVIDER_PORT)
     for key in ("zai", "deep"):
         (rig.directory / "keys" / key).write_text("sk")
     both = (provider("zai", external), provider("deep", other)), (egress(*ZAI), egress(*DEEP))
