@@ -39,7 +39,7 @@ START_SECONDS = 6.0
 WAIT_SECONDS = 60.0
 _GATEWAY = "import os; from spillway.gateway.process import run_gateway; run_gateway(os.environ)"
 _METRIC = re.compile(r"^vllm:prefix_cache_(queries|hits)_total\{[^}]*\} ([0-9.e+]+)$", re.MULTILINE)
-_WORDS = "the water rises behind the dam and the spillway takes what the turbines cannot hold ".split()
+_WORDS = ("the", "water", "rises", "behind", "the", "dam", "and", "the", "spillway", "takes", "the", "rest")
 
 
 @dataclass
