@@ -93,7 +93,7 @@ async def test_tool_calls(clients: Clients, way: str) -> None:
     fake.pieces = [*(chunk({"tool_calls": [part]}) for part in parts), chunk({}, "tool_calls"), b"data: [DONE]\n\n"]
     messages: list[Any] = [{"role": "user", "content": "how high?"}]
     async with clients.openai() as client:
-        ask = {"model": "glm-5", "messages": messages, "tools": TOOLS, "tool_choice": "auto"}
+        ask: Any = {"model": "glm-5", "messages": messages, "tools": TOOLS, "tool_choice": "auto"}
         answer = await client.chat.completions.create(**ask)
         [call] = answer.choices[0].message.tool_calls or []
         assert call.function.arguments == '{"dam": "\\"high\\""}'
