@@ -2,14 +2,15 @@
 -- that look into bodies.
 local find, byte, sub = string.find, string.byte, string.sub
 
--- position after the string that opens at i, or nil
+-- position after the string that opens at i, or nil: the next quote with an even number of backslashes before it
 local function after_string(s, i)
-  local j = i + 1
+  local j = i
   while true do
-    j = find(s, '["\\]', j)
+    j = find(s, '"', j + 1, true)
     if not j then return nil end
-    if byte(s, j) == 34 then return j + 1 end
-    j = j + 2
+    local k = j
+    while byte(s, k - 1) == 92 do k = k - 1 end
+    if (j - k) % 2 == 0 then return j + 1 end
   end
 end
 
@@ -63,6 +64,42 @@ local function members(s)
     else
       if not find(s, "^%s*}%s*$", value_end) then return nil end
       return values, names
+    end
+  end
+end
+
+-- Where the values of `wanted` names begin and end, as two tables; nil where what was read is no JSON object. It reads
+-- no further than it must: not past the last of `count` names, and not into its value if that name is `open`.
+local function places(s, wanted, count, open)
+  local starts, stops = {}, {}
+  local _, i = find(s, "^%s*{%s*")
+  if not i then return nil end
+  i = i + 1
+  if byte(s, i) == 125 then return starts, stops end
+  while true do
+    if byte(s, i) ~= 34 then return nil end
+    local name_end = after_string(s, i)
+    if not name_end then return nil end
+    local name = sub(s, i + 1, name_end - 2)
+    local _, colon = find(s, "^%s*:%s*", name_end)
+    if not colon then return nil end
+    if wanted[name] and not starts[name] then
+      starts[name] = colon + 1
+      count = count - 1
+      if count == 0 and name == open then return starts, stops end
+    end
+    local value_end = after_value(s, colon + 1)
+    if not value_end then return nil end
+    if starts[name] == colon + 1 then
+      stops[name] = value_end - 1
+      if count == 0 then return starts, stops end
+    end
+    local _, separator = find(s, "^%s*,%s*", value_end)
+    if separator then
+      i = separator + 1
+    else
+      if not find(s, "^%s*}%s*$", value_end) then return nil end
+      return starts, stops
     end
   end
 end
