@@ -66,6 +66,9 @@ async def test_a_growing_conversation_keeps_its_replica(rig: Rig) -> None:
     assert not any(name.lower() == "x-spillway-prefix" for one in seen for name in one.headers)
     steered = {await fleet.replica(turns(0)[0], headers={"x-spillway-prefix": str(n)}) for n in range(8)}
     assert steered == {homes[0]}, "a client chooses no replica"
+    forged = {"x-spillway-prefix": "1"}
+    embedded = {await fleet.replica({"input": "a"}, "embeddings", headers=forged) for _ in range(40)}
+    assert len(embedded) > 1, "nor where there is no beginning to go by"
     # Most keep their replica when another one goes (each of the others gets more points on the ring), and those that
     # had it go on elsewhere.
     rest = [address for address, fake in fleet.engines.items() if fake.name != homes[0]]

@@ -66,6 +66,8 @@ async def test_by_header_and_by_model(rig: Rig) -> None:
     nested = {"metadata": {"model": "best"}, "model": "glm-5", **MESSAGES}
     for forged in ({}, {"x-spillway-model": "best"}, {"x-spillway-route": "premium"}):
         assert (await rig.post(nested, headers=forged)).served_by == "local"
+    unnamed = await rig.post({"messages": []}, headers={"x-spillway-model": "best"})
+    assert unnamed.served_by == "local", "only the body says which model is meant"
     assert not {"x-spillway-model", "x-spillway-route"} & {name.lower() for name in world.engine.seen[-1].headers}
     listed = await (await rig.session.get(f"{rig.url}/v1/models", headers={"host": "glm-5.chat"})).json()
     assert [model["id"] for model in listed["data"]] == ["glm-5", "best"]

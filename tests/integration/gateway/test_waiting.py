@@ -27,6 +27,7 @@ from tests.integration.gateway.rig import (
 
 ZAI, DEEP = ("zai", "glm-5.1"), ("deep", "zai-org/GLM-5")
 ID = "chat/glm-5"
+OVERFLOW = f'envoy_cluster_upstream_rq_active_overflow{{envoy_cluster_name="local|{ID}"}}'
 STREAM = {"model": "glm-5", "stream": True, **MESSAGES}
 
 
@@ -45,6 +46,13 @@ async def waiting(rig: Rig, count: int) -> list[asyncio.Task[Answer]]:
     return held
 
 
+async def overflowed(rig: Rig, count: int) -> bool:
+    """So many found the gate full."""
+    async with rig.session.get(f"{rig.metrics}/metrics") as page:
+        [line] = [line for line in (await page.text()).splitlines() if line.startswith(OVERFLOW)] or [f"{OVERFLOW} 0"]
+    return int(line.rpartition(" ")[2]) >= count
+
+
 async def test_held_from_zero_until_a_replica_is_ready(rig: Rig) -> None:
     engine, address = await rig.fake("engine")
     glm = deployment(hold_seconds=60)
@@ -54,8 +62,13 @@ async def test_held_from_zero_until_a_replica_is_ready(rig: Rig) -> None:
     held = await waiting(rig, 8)
     assert not any(task.done() for task in held)
     # The first replica takes two at once; the others wait on, though the operator no longer holds what comes now.
+    engine.hold.clear()
     served = deployment(address, hold_seconds=60)
     await rig.publish(Desired((served,), spill={ID: spill(gate=2, allowed=False)}))
+    await engine.until(lambda: engine.open_requests == 2)
+    await eventually(lambda: overflowed(rig, 6), "the others have found it full")
+    assert not any(task.done() for task in held)
+    engine.hold.set()
     answers = await asyncio.gather(*held)
     assert {(answer.status, answer.served_by) for answer in answers} == {(200, "local")}
     assert len(engine.seen) == 8
@@ -79,8 +92,9 @@ async def test_a_hold_ends_with_no_capacity_and_zero_refuses_at_once(rig: Rig) -
 
 
 async def test_who_goes_away_no_longer_waits(rig: Rig) -> None:
+    """Nor does anybody need the operator to have seen that the replicas are gone."""
     engine, address = await rig.fake("engine")
-    await rig.publish(Desired((deployment(hold_seconds=600),), spill={ID: spill(gate=0, allowed=False, hold=True)}))
+    await rig.publish(Desired((deployment(hold_seconds=600),), spill={ID: spill(gate=9, allowed=False, hold=False)}))
     await rig.start_envoy()
     gone, stays = await waiting(rig, 2)
     gone.cancel()
