@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from spillway.decide.memory import DeploymentMemory
-from spillway.decide.snapshot import Deployment, Phase
+from spillway.decide.outcome import ProviderPlan
+from spillway.decide.reasons import Code
+from spillway.decide.snapshot import Deployment, Phase, Snapshot
+from spillway.decide.spill import provider_plans
 from spillway.decide.starts import cold_start_p90_seconds
 
 HOLD_STARTS = 1.5  # of a slow cold start
@@ -40,11 +44,23 @@ def may_spill(deployment: Deployment, out_of_capacity: bool) -> tuple[bool, bool
     return "Saturated" in wanted, now
 
 
-def hold_seconds(deployment: Deployment, memory: DeploymentMemory) -> float:
-    """How long a request waits for the first replica."""
-    if deployment.max_replicas == 0:
+def hold_seconds(deployment: Deployment, memory: DeploymentMemory, providers: Sequence[ProviderPlan]) -> float:
+    """How long a request waits for the first replica. None does that no provider may answer because it is worth less
+    than that costs: a replica of its own would cost more."""
+    if deployment.max_replicas == 0 or any(p.reason in (Code.ABOVE_VALUE, Code.BUDGET_PACING) for p in providers):
         return 0.0
     if deployment.hold_seconds is not None:
         return float(deployment.hold_seconds)
     slowest = max((cold_start_p90_seconds(memory, v) for v in deployment.variants), default=0.0)
     return min(math.ceil(HOLD_STARTS * slowest / HOLD_STEP_SECONDS) * HOLD_STEP_SECONDS, LONGEST_HOLD_SECONDS)
+
+
+def awaited(snapshot: Snapshot, deployment: Deployment, memory: DeploymentMemory) -> bool:
+    """Whether somebody may be waiting for the first replica, and nothing else could answer: until the last request is
+    older than it could wait there is a replica, or one on its way."""
+    age = snapshot.time - deployment.last_request_at
+    if not deployment.last_request_at or age >= LONGEST_HOLD_SECONDS or deployment.floor_only:
+        return False
+    providers = provider_plans(snapshot, deployment)
+    goes_out = any(p.permitted for p in providers) and may_spill(deployment, False)[1]
+    return not goes_out and age < hold_seconds(deployment, memory, providers)

@@ -109,7 +109,7 @@ def settle(
         routes=routed.route_plans(snapshot, deployment),
         when_full=when_full,
         when_empty=when_empty,
-        hold_seconds=occasions.hold_seconds(deployment, wanted.memory),
+        hold_seconds=occasions.hold_seconds(deployment, wanted.memory, spilling.providers),
     )
     moves: list[Decision] = []
     if mix is None or wanted.need is None:

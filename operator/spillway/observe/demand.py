@@ -20,7 +20,7 @@ PAIR = "deployment, provider, model"
 
 def queries(window: str, long_window: str) -> dict[str, str]:
     """PromQL by signal. Gateway series carry `deployment` as namespace/name."""
-    own = 'route=~"-|"'  # what spec.routes sends away is no demand for replicas
+    own = 'route=""'  # what spec.routes sends away is no demand for replicas
     turned_away = f'served_by="none",code_class=~"4xx|5xx",{own}'
     billed = 'outcome=~"metered|unmetered"'
     return {
@@ -28,8 +28,8 @@ def queries(window: str, long_window: str) -> dict[str, str]:
         "arrivals": f"sum by (deployment) (rate(envoy_spillway_arrivals[{window}]))",
         "spilled": f"sum by (deployment) (rate(envoy_spillway_egress_requests{{{billed}}}[{window}]))",
         "refused": f"sum by (deployment) (rate(envoy_spillway_answers{{{turned_away}}}[{window}]))",
-        "routed": f'sum by (deployment) (rate(envoy_spillway_answers{{route!~"-|"}}[{window}]))',
-        "routed_out": f'sum by (deployment) (rate(envoy_spillway_answers{{route!~"-|",served_by!="none"}}[{window}]))',
+        "routed": f'sum by (deployment) (rate(envoy_spillway_answers{{route!=""}}[{window}]))',
+        "routed_out": f'sum by (deployment) (rate(envoy_spillway_answers{{route!="",served_by!="none"}}[{window}]))',
         "local_answers": f'sum by (deployment) (rate(envoy_spillway_answers{{served_by="local"}}[{long_window}]))',
         "local_now": f'sum by (deployment) (rate(envoy_spillway_answers{{served_by="local"}}[{window}]))',
         "local_errors": (

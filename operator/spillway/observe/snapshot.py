@@ -51,14 +51,17 @@ def take(
     money: Money,
     health: ProviderHealth,
     settings: Settings,
+    last_requests: Mapping[str, float] | None = None,
 ) -> Snapshot:
-    """The snapshot of `now` (Unix seconds). `traffic` is None when Prometheus cannot be asked."""
+    """The snapshot of `now` (Unix seconds). `traffic` is None when Prometheus cannot be asked. `last_requests`: when a
+    deployment last got one."""
     return Snapshot(
         time=now,
         deployments=tuple(
             replace(
                 deployment(r, objects, providers, policies, traffic, money, health),
                 hints=hint_windows(r.moe.spec.hints, now),
+                last_request_at=(last_requests or {}).get(r.moe.key, 0.0),
             )
             for r in sorted(resolved, key=lambda r: r.moe.key)
         ),

@@ -89,6 +89,7 @@ async def test_percentages_share_what_other_routes_leave(rig: Rig) -> None:
     await world.publish(whole, BY_HEADER, routed=frozenset({CLAUDE, ZAI}))
     assert {(await rig.post()).served_by for _ in range(20)} == {"zai"}
     assert (await rig.post(headers=PREMIUM)).served_by == "claude"
+    assert (await rig.reading()).arrivals[ID] == served["local"], "what routes take is not asked of replicas"
 
 
 async def test_a_shut_route_refuses_and_never_falls_back(rig: Rig) -> None:

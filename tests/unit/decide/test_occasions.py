@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from spillway.decide.memory import DeploymentMemory, Memory
 from spillway.decide.occasions import LONGEST_HOLD_SECONDS, hold_seconds, may_spill, occasions
+from spillway.decide.outcome import ProviderPlan
 from spillway.decide.planner import plan
 from spillway.decide.snapshot import Deployment, Phase, Pool, Replica, Snapshot
 
 from .world import BLACKWELL, deployment
 
 ALL = ("Saturated", "ColdStart", "NoCapacity", "Unavailable", "Rollout")
+AUTO = {"hold_seconds": None}
 READY, STARTING, PENDING = Phase.READY, Phase.STARTING, Phase.PENDING
 
 
@@ -77,18 +79,23 @@ def test_more_occasions_never_shut_spill(phases: list[Phase], few: set[str], mor
 @pytest.mark.parametrize(
     ("changes", "measured", "expected"),
     [
-        ({}, {}, 480.0),  # 1.5 x the catalog's 300 s, in whole minutes
-        ({}, {BLACKWELL.name: (100.0,) * 9}, 480.0),  # the other variant may be the one that starts
-        ({"variants": (BLACKWELL,)}, {BLACKWELL.name: (100.0,) * 9}, 180.0),
-        ({}, {BLACKWELL.name: (5000.0,)}, LONGEST_HOLD_SECONDS),
-        ({"hold_seconds": 0}, {}, 0.0),
+        (AUTO, {}, 480.0),  # 1.5 x the catalog's 300 s, in whole minutes
+        (AUTO, {BLACKWELL.name: (100.0,) * 9}, 480.0),  # the other variant may be the one that starts
+        ({**AUTO, "variants": (BLACKWELL,)}, {BLACKWELL.name: (100.0,) * 9}, 180.0),
+        (AUTO, {BLACKWELL.name: (5000.0,)}, LONGEST_HOLD_SECONDS),
+        ({}, {}, 0.0),
         ({"hold_seconds": 45}, {}, 45.0),
-        ({"max_replicas": 0, "min_replicas": 0}, {}, 0.0),
-        ({"variants": ()}, {}, 0.0),
+        ({**AUTO, "max_replicas": 0, "min_replicas": 0}, {}, 0.0),
+        ({**AUTO, "variants": ()}, {}, 0.0),
     ],
 )
 def test_hold(changes: dict[str, object], measured: dict[str, tuple[float, ...]], expected: float) -> None:
-    assert hold_seconds(deployment(**changes), DeploymentMemory(cold_starts=measured)) == expected
+    memory = DeploymentMemory(cold_starts=measured)
+    assert hold_seconds(deployment(**changes), memory, ()) == expected
+    shut = ProviderPlan("zai", "glm-5", False, 0, "BudgetSpent")
+    assert hold_seconds(deployment(**changes), memory, (shut,)) == expected
+    for reason in ("AboveValue", "BudgetPacing"):
+        assert hold_seconds(deployment(**changes), memory, (replace(shut, reason=reason),)) == 0.0
 
 
 def test_the_plan_tells_both() -> None:
