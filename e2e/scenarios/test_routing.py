@@ -1,4 +1,4 @@
-"""Routing on a whole cluster: a request that waits brings up its replica, routes spend or refuse, one address for all."""
+"""Routing on a cluster: who waits brings up a replica, routes spend or refuse, one address serves all models."""
 
 from __future__ import annotations
 
