@@ -289,3 +289,24 @@ def test_policies_may_change_between_the_ledgers_reading_and_the_plan() -> None:
     assert not seen(money, {}).floor_only
     assert seen(money, policies(gpu_policy("another", "day"))).floor_only
     assert not seen(money, policies(gpu_policy("renamed"))).floor_only
+
+
+def test_what_the_spec_says_of_routes_and_waiting_is_in_the_snapshot() -> None:
+    to = [{"provider": "zai", "model": "glm-5"}, {"provider": "ghost", "model": "x"}]
+    matches = ({"percent": 5}, {"model": "best"}, {"percent": 6})
+    routes = [{"name": f"r{n}", "match": m, "to": to[n // 2]} for n, m in enumerate(matches)]
+    obj = example("MoEDeployment", "glm-5", routes=routes, spill__when=["ColdStart"], spill__holdSeconds=45)
+    obj["metadata"]["namespace"] = "chat"
+    [moe] = valid(MoEDeployment, {"chat/glm-5": obj}).values()
+    money = assessed(asking=[moe])
+    one, at = Resolved(moe, (), (), {}), NOON.timestamp()
+    last = {"chat/glm-5": at - 7, "chat/other": at}
+    [found] = take(
+        at, [one], Objects(), {}, providers(), policies(), None, money, HEALTHY, Settings(), last
+    ).deployments
+    assert (found.spill_when, found.hold_seconds, found.last_request_at) == (("ColdStart",), 45, at - 7)
+    known, unknown = found.routed
+    assert (known.name, known.unavailable, known.affordable_in_flight) == ("zai/glm-5", "", money.caps[PAIR])
+    assert unknown.unavailable == Reason.UNKNOWN_PROVIDER
+    assert "spec.routes names 'ghost'" in unknown.unavailable_message
+    assert seen(assessed(), policies()).hold_seconds is None, "by how long starts take"
