@@ -39,7 +39,7 @@ def test_a_route_spends_or_refuses_and_brings_up_nothing(play: Stage) -> None:
     refused = play.ask("glm-5", "hello", headers=PREMIUM)
     assert (refused.status, refused.body["error"]["code"]) == (429, "budget_exhausted")
     play.wait("the condition", lambda: available(play) == "False", 30)
-    assert not play.objects("pods", NAMESPACE), "what routes take is no demand for replicas"
+    assert not play.objects("pods", NAMESPACE), play.status("glm-5")["decisions"]
 
 
 def available(play: Stage) -> str:

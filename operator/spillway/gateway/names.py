@@ -28,6 +28,10 @@ PREFIX_STATE = "spillway.prefix"
 PROVIDER_STATUS_HEADER = "x-spillway-provider-status"
 
 
+ROUTED_LATE = "model|"
+"""Before the name of a route by model, in the label `route`: its requests had no such label when they came in."""
+
+
 def deployment_id(namespace: str, name: str) -> str:
     return f"{namespace}/{name}"
 

@@ -175,10 +175,12 @@ def _routed(deployment: Deployment) -> list[Fields]:
 
 
 def _to_pair(deployment: Deployment, route: Route, match: Fields) -> Fields:
+    # By model it is known only after the start was logged: that is counted apart.
+    told = f"{names.ROUTED_LATE}{route.name}" if route.model else route.name
     fields = {
         "name": f"route|{route.name}",
         "match": match,
-        "metadata": _metadata(deployment, route_refusals(deployment, route), route=route.name),
+        "metadata": _metadata(deployment, route_refusals(deployment, route), route=told),
     }
     if route.pair is None:
         return {**fields, **refused(route.refusal)}

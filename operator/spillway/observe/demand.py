@@ -25,10 +25,10 @@ def queries(window: str, long_window: str) -> dict[str, str]:
     billed = 'outcome=~"metered|unmetered"'
     return {
         AGE: "time() - max(timestamp(envoy_server_live))",
-        "arrivals": f"sum by (deployment) (rate(envoy_spillway_arrivals[{window}]))",
+        "arrivals": f"sum by (deployment) (rate(envoy_spillway_arrivals{{{own}}}[{window}]))",
         "spilled": f"sum by (deployment) (rate(envoy_spillway_egress_requests{{{billed}}}[{window}]))",
         "refused": f"sum by (deployment) (rate(envoy_spillway_answers{{{turned_away}}}[{window}]))",
-        "routed": f'sum by (deployment) (rate(envoy_spillway_answers{{route!=""}}[{window}]))',
+        "routed_late": f'sum by (deployment) (rate(envoy_spillway_answers{{route=~"model[|].+"}}[{window}]))',
         "routed_out": f'sum by (deployment) (rate(envoy_spillway_answers{{route!="",served_by!="none"}}[{window}]))',
         "local_answers": f'sum by (deployment) (rate(envoy_spillway_answers{{served_by="local"}}[{long_window}]))',
         "local_now": f'sum by (deployment) (rate(envoy_spillway_answers{{served_by="local"}}[{window}]))',
@@ -72,8 +72,8 @@ def demands(
         tokens_out = local_output.get(key, 0.0) + signal["spilled_output"].get(key, 0.0)
         known = finished > 0 and tokens_in > 0 and tokens_out > 0
         found[key] = Demand(
-            # What came in less what routes answered: by its end, for a route by model is known only after the arrival.
-            requests_per_second=max(0.0, signal["arrivals"].get(key, 0.0) - signal["routed"].get(key, 0.0)),
+            # What a route by model takes is seen when it ends: when it came in, its model was not known yet.
+            requests_per_second=max(0.0, signal["arrivals"].get(key, 0.0) - signal["routed_late"].get(key, 0.0)),
             input_tokens_per_request=tokens_in / finished if known else PRIOR_INPUT_TOKENS,
             output_tokens_per_request=tokens_out / finished if known else PRIOR_OUTPUT_TOKENS,
             spilled_per_second=max(0.0, signal["spilled"].get(key, 0.0) - signal["routed_out"].get(key, 0.0)),

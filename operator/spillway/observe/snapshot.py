@@ -61,7 +61,7 @@ def take(
             replace(
                 deployment(r, objects, providers, policies, traffic, money, health),
                 hints=hint_windows(r.moe.spec.hints, now),
-                last_request_at=(last_requests or {}).get(r.moe.key, 0.0),
+                last_request_at=last_request_at(r.moe, last_requests or {}),
             )
             for r in sorted(resolved, key=lambda r: r.moe.key)
         ),
@@ -117,6 +117,12 @@ def deployment(
         dry_run=moe.dry_run,
         floor_only=floor_only(own_policies, policies, money),
     )
+
+
+def last_request_at(moe: MoEDeployment, last_requests: Mapping[str, float]) -> float:
+    """When the deployment last got a request. One of the same name that was deleted is none of its business."""
+    at, created = last_requests.get(moe.key, 0.0), moe.metadata.creation_timestamp
+    return at if created is None or at >= created.timestamp() else 0.0
 
 
 def variants(resolved: Resolved) -> tuple[Variant, ...]:

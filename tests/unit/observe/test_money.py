@@ -15,7 +15,7 @@ from spillway.ledger.book import Amount, Entry, Key, add
 from spillway.observe import Objects, Resolved, take
 from spillway.observe.money import Money, assess
 from spillway.observe.resolve import valid
-from spillway.observe.snapshot import ProviderHealth, budgets, option, value_per_request
+from spillway.observe.snapshot import ProviderHealth, budgets, last_request_at, option, value_per_request
 from tests.unit.api.examples import example
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -305,6 +305,10 @@ def test_what_the_spec_says_of_routes_and_waiting_is_in_the_snapshot() -> None:
         at, [one], Objects(), {}, providers(), policies(), None, money, HEALTHY, Settings(), last
     ).deployments
     assert (found.spill_when, found.hold_seconds, found.last_request_at) == (("ColdStart",), 45, at - 7)
+    for created, expected in (("2026-11-23T11:59:00Z", at - 7), ("2026-11-23T11:59:58Z", 0.0)):
+        obj["metadata"]["creationTimestamp"] = created
+        [moe] = valid(MoEDeployment, {"chat/glm-5": obj}).values()
+        assert last_request_at(moe, last) == expected, "one of the same name that was deleted"
     known, unknown = found.routed
     assert (known.name, known.unavailable, known.affordable_in_flight) == ("zai/glm-5", "", money.caps[PAIR])
     assert unknown.unavailable == Reason.UNKNOWN_PROVIDER
