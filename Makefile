@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed-$(shell cat requirements/*.txt pyproject.toml 2>/dev
 SYSTEM := $(VENV)/.system
 
 .PHONY: help setup lock binaries images up down kind-up kind-prepared kind-down demo test unit integration e2e lint types contracts \
-        generate verify bench-decide soak clean
+        generate verify bench-decide bench-affinity soak clean
 
 help: ## show this
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -98,6 +98,9 @@ verify: $(STAMP) ## the generated files are what the sources give
 
 bench-decide: $(STAMP) ## what decisions cost on the traces in SPILLWAY_TRACES, and how long they take (ARGS, e.g. --fleets 8)
 	@$(BIN)/python -m e2e.bench.decide $(ARGS)
+
+bench-affinity: $(STAMP) ## what prefix affinity is worth: cached tokens and time to first token against LeastRequest (ARGS)
+	@$(BIN)/python -m e2e.bench.affinity $(ARGS)
 
 soak: $(if $(filter kind,$(CLUSTER)),kind-prepared,binaries) ## the scenarios again and again (COUNT, default 5)
 	@for i in $$(seq $${COUNT:-5}); do echo "== round $$i"; $(SCENARIOS) -q; done

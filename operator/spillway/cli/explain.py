@@ -18,7 +18,13 @@ from spillway.cli import account
 from spillway.cli.account import Unknown, age
 from spillway.cli.connection import NoCluster, cluster
 
-GOOD = {"Ready": "True", "MetricsAvailable": "True", "SpillAvailable": "True", "WithinBudget": "True"}
+GOOD = {
+    "Ready": "True",
+    "MetricsAvailable": "True",
+    "SpillAvailable": "True",
+    "RoutesAvailable": "True",
+    "WithinBudget": "True",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from kubernetes.aio.client import ApiException, CoreV1Api
 
 from spillway.api import CostPolicy, ExternalProvider, GPUPool, MoEDeployment
 from spillway.build import DEPLOYMENT_LABEL
+from spillway.controller.arrivals import Arrivals
 from spillway.controller.provider_watch import ProviderWatch
 from spillway.controller.settings import OperatorSettings
 from spillway.gateway.names import external_cluster
@@ -88,9 +89,11 @@ class Treasury:
         self._last_external = ZERO
         self._lives: dict[str, _Life] = {}  # of each gateway pod, at its last reading
         self._missing: dict[str, frozenset[str]] = {}
+        self._arrived: dict[str, Mapping[str, int]] = {}  # by gateway process, of the round that is being read
         self.book = Book()
         self.view = Money()
         self.providers = ProviderWatch()
+        self.arrivals = Arrivals()
         self.read_once = asyncio.Event()  # before the first round nothing is known of what may be spent
         self.in_flight: dict[str, dict[str, int]] = {}  # by gateway process and cluster, for sharing out limits
         self._recent_caps: list[Mapping[Pair, int]] = []  # of the rounds whose caps may still be in force somewhere
@@ -152,6 +155,7 @@ class Treasury:
         process = reading.process or ""
         spilling = sum(n for name, n in reading.in_flight.items() if name.startswith("ext|"))
         self._lives[pod.pod] = _Life(process, dict(reading.in_flight), spilling, self._terminating(pod.pod))
+        self._arrived[process] = reading.arrivals
         self._missing[pod.pod] = frozenset(reading.missing_credential_keys)
         samples = (
             EgressSample(
@@ -212,9 +216,11 @@ class Treasury:
             view = self._assess(found, now)
         self.view = await self._vouched(found, view)
         self.in_flight = {life.process: dict(life.in_flight) for life in self._lives.values() if life.process}
+        requested = self.arrivals.note(self._arrived, now.timestamp())
+        self._arrived = {}
         self._recent_caps = [*self._recent_caps, self.view.caps][-ROUNDS_IN_FORCE:]
         self._read_at = time.monotonic()  # a gateway that does not answer is in `unread`
-        if (before.caps, before.stops, before.lease_seconds) != (
+        if requested or (before.caps, before.stops, before.lease_seconds) != (
             self.view.caps,
             self.view.stops,
             self.view.lease_seconds,
@@ -324,9 +330,9 @@ class Treasury:
     def _in_flight_by_pair(self, moes: list[MoEDeployment]) -> dict[Pair, int]:
         found: dict[Pair, int] = {}
         for moe in moes:
-            for target in moe.spec.spill.providers:
-                pair = Pair(moe.metadata.namespace, moe.metadata.name, target.name, target.model)
-                name = external_cluster((target.name, target.model), moe.key)
+            for provider, model in moe.spec.pairs:
+                pair = Pair(moe.metadata.namespace, moe.metadata.name, provider, model)
+                name = external_cluster((provider, model), moe.key)
                 found[pair] = sum(life.in_flight.get(name, 0) for life in self._lives.values())
         return found
 

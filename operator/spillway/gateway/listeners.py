@@ -1,4 +1,4 @@
-"""Listeners: main (clients), gate and one egress per (provider, model), the latter two inside the process."""
+"""Listeners: main (clients), and inside the process shared, gate and one egress per (provider, model)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from spillway.gateway import metering, names
 from spillway.gateway.desired import Egress, GatewayNode, Provider
 from spillway.gateway.errors import error_body
-from spillway.gateway.lua import answer_filter, egress_filter, gate_filter
+from spillway.gateway.lua import egress_filter, gate_filter, main_filter
 from spillway.gateway.messages import Fields, header, typed, typed_struct
 from spillway.gateway.routes import BODY_LIMIT_BYTES, IDLE_TIMEOUT
 
 _BUFFER_BYTES = 1 << 20
-_UNREACHED = ["UF", "UC", "UR", "UT", "URX", "LR", "UPE", "DPE"]
+_UNREACHED = ["UF", "UC", "UR", "UT", "SI", "URX", "LR", "UPE", "DPE"]
 _ROUTER = typed("envoy.filters.http.router", "extensions.filters.http.router.v3.Router", suppress_envoy_headers=True)
 
 
@@ -30,7 +30,7 @@ def main(node: GatewayNode) -> Fields:
     connection = _http(
         "main",
         names.MAIN_ROUTES,
-        [health_check, answer_filter(), buffer],
+        [health_check, buffer, main_filter()],
         access_log=metering.main_log(node),
         access_log_options={"flush_access_log_on_new_request": True},
         local_reply_config=_client_errors(),
@@ -56,12 +56,44 @@ def main(node: GatewayNode) -> Fields:
     }
 
 
+def shared(node: GatewayNode) -> Fields:
+    """Where requests to the shared address come in again, under the host of the deployment that their model names."""
+    connection = _http(
+        "shared",
+        names.MAIN_ROUTES,
+        [main_filter()],
+        access_log=metering.main_log(node),
+        access_log_options={"flush_access_log_on_new_request": True},
+        local_reply_config=_client_errors(),
+    )
+    return _internal(names.SHARED_LISTENER, connection)
+
+
 def gate() -> Fields:
     """In front of the replicas: turns a full circuit breaker or an empty cluster into an answer that may go on."""
     marks = {
         "mappers": [_mark(["UO"], "saturated"), _mark(["UH", "NC", *_UNREACHED], "no-replica")],
     }
-    return _internal(names.GATE_LISTENER, _http("gate", names.GATE_ROUTES, [gate_filter()], local_reply_config=marks))
+    return _internal(
+        names.GATE_LISTENER, _http("gate", names.GATE_ROUTES, [_prefix(), gate_filter()], local_reply_config=marks)
+    )
+
+
+def _prefix() -> Fields:
+    prefix = {
+        "object_key": names.PREFIX_STATE,
+        "factory_key": "envoy.hashable_string",
+        "format_string": {
+            "text_format_source": {"inline_string": f"%REQ({names.PREFIX_HEADER})%"},
+            "omit_empty_values": True,
+        },
+        "skip_if_empty": True,
+    }
+    return typed(
+        "envoy.filters.http.set_filter_state",
+        "extensions.filters.http.set_filter_state.v3.Config",
+        on_request_headers=[prefix],
+    )
 
 
 def egress(pair: Egress, provider: Provider, node: GatewayNode) -> Fields:
@@ -113,7 +145,7 @@ def _http(stat_prefix: str, routes: str, filters: Sequence[Fields], **options: o
         http_filters=[*filters, _ROUTER],
         stream_idle_timeout=IDLE_TIMEOUT,
         server_header_transformation="PASS_THROUGH",
-        **({} if routes == names.MAIN_ROUTES else inner),
+        **({} if stat_prefix == "main" else inner),
         **options,
     )
 

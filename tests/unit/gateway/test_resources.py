@@ -45,6 +45,7 @@ def test_every_part_that_one_deployment_needs() -> None:
     shared = {(part_id.type_url, part_id.resource) for part_id in rendered.parts}
     assert {resource for kind, resource in shared if kind == LISTENER} == {
         "main",
+        "shared",
         "gate",
         "egress|zai|glm-5.1",
         "egress|deep|zai-org/GLM-5",
