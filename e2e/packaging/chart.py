@@ -53,7 +53,10 @@ def _grouped(base: Sequence[Object]) -> Iterator[tuple[str, list[Object]]]:
     rbac = [o for o in base if o["apiVersion"].startswith("rbac.")]
     yield "rbac", rbac
     rest = [o for o in base if o not in rbac and o["kind"] not in ("Namespace", "CustomResourceDefinition")]
-    parts = {"operator": ("spillway-operator", "spillway-ads"), "gateway": ("spillway-gateway",)}
+    parts = {
+        "operator": ("spillway-operator", "spillway-ads", "spillway-ads-authority", "spillway-ads-gateway"),
+        "gateway": ("spillway-gateway",),
+    }
     for name, names in parts.items():
         yield name, [o for o in rest if o["metadata"]["name"] in names]
     homeless = [o["metadata"]["name"] for o in rest if not any(o["metadata"]["name"] in n for n in parts.values())]

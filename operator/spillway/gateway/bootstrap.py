@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import json_format
@@ -9,6 +10,7 @@ from google.protobuf import json_format
 from spillway.gateway import runtime
 from spillway.gateway.desired import GatewayNode
 from spillway.gateway.messages import Fields, typed
+from spillway.gateway.names import OPERATOR_NAME
 
 COUNTERS_FILTER = r"^(spillway\.|cluster\.(local|ext)\|.*\.upstream_rq_active$|sds\.credential\|.*\.update_success$)"
 """What `/counters` shows: the ledger's counters, in-flight by cluster, whether keys could be read."""
@@ -59,8 +61,9 @@ def node_from_metadata(node: Any) -> GatewayNode:
     )
 
 
-def bootstrap(node: GatewayNode, ads_host: str, ads_port: int, admin_socket: str) -> Fields:
-    """The bootstrap as JSON data. The admin interface is a unix socket: whoever can run in the pod, nobody else."""
+def bootstrap(node: GatewayNode, ads_host: str, ads_port: int, admin_socket: str, secrets: Mapping[str, str]) -> Fields:
+    """The bootstrap as JSON data. The admin interface is a unix socket: whoever can run in the pod, nobody else.
+    `secrets` are the paths of the files that `ads_secrets` gives the content of, by name."""
     ads = {"resource_api_version": "V3", "ads": {}}
     return {
         "node": {"id": node.name, "cluster": "spillway", "metadata": node_metadata(node)},
@@ -82,7 +85,7 @@ def bootstrap(node: GatewayNode, ads_host: str, ads_port: int, admin_socket: str
             "cds_config": {**ads, "initial_fetch_timeout": "0s"},
         },
         "static_resources": {
-            "clusters": [_ads_cluster(ads_host, ads_port), _admin_cluster(admin_socket)],
+            "clusters": [_ads_cluster(ads_host, ads_port, secrets), _admin_cluster(admin_socket)],
             "listeners": [_metrics_listener(node)],
         },
         "stats_config": {
@@ -110,7 +113,27 @@ def _runtime_layer(name: str) -> Fields:
     return {"name": name, "rtds_layer": {"name": name, "rtds_config": source}}
 
 
-def _ads_cluster(host: str, port: int) -> Fields:
+def ads_secrets(directory: str) -> dict[str, Fields]:
+    """The gateway's side of the ADS connection by name: its own certificate, and whom it believes to be the operator.
+    Each is to lie in a file of its own: Envoy reads certificates anew only when they come by SDS, here from files."""
+    kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+    # A Secret volume is replaced as a whole by renaming a symlink in its directory: that move is what is watched.
+    watched: Fields = {"watched_directory": {"path": directory}}
+    own = {
+        "certificate_chain": {"filename": f"{directory}/tls.crt"},
+        "private_key": {"filename": f"{directory}/tls.key"},
+        **watched,
+    }
+    operator = {
+        "trusted_ca": {"filename": f"{directory}/ca.crt"},
+        "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": OPERATOR_NAME}}],
+        **watched,
+    }
+    found = {"ads-certificate": {"tls_certificate": own}, "ads-authority": {"validation_context": operator}}
+    return {name: {"resources": [{"@type": kind, "name": name, **content}]} for name, content in found.items()}
+
+
+def _ads_cluster(host: str, port: int, secrets: Mapping[str, str]) -> Fields:
     kind = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     http2 = {"connection_keepalive": {"interval": "10s", "timeout": "5s"}}
     return {
@@ -119,6 +142,21 @@ def _ads_cluster(host: str, port: int) -> Fields:
         "dns_lookup_family": "V4_PREFERRED",
         "connect_timeout": "2s",
         "load_assignment": _one_endpoint("ads", {"socket_address": {"address": host, "port_value": port}}),
+        "transport_socket": typed(
+            "envoy.transport_sockets.tls",
+            "extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            sni=OPERATOR_NAME,
+            max_session_keys=0,  # each connection shows its certificate
+            common_tls_context={
+                "tls_params": {
+                    "tls_minimum_protocol_version": "TLSv1_3",
+                    "tls_maximum_protocol_version": "TLSv1_3",  # as a client Envoy stops at 1.2 by default
+                },
+                "alpn_protocols": ["h2"],
+                "tls_certificate_sds_secret_configs": [_from_file("ads-certificate", secrets)],
+                "validation_context_sds_secret_config": _from_file("ads-authority", secrets),
+            },
+        ),
         "typed_extension_protocol_options": {
             kind: {
                 "@type": f"type.googleapis.com/{kind}",
@@ -126,6 +164,11 @@ def _ads_cluster(host: str, port: int) -> Fields:
             }
         },
     }
+
+
+def _from_file(name: str, files: Mapping[str, str]) -> Fields:
+    source = {"resource_api_version": "V3", "path_config_source": {"path": files[name]}}
+    return {"name": name, "sds_config": source}
 
 
 def _admin_cluster(admin_socket: str) -> Fields:

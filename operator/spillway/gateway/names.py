@@ -13,6 +13,10 @@ GATE_CLUSTER = "to|gate"
 MAIN_ROUTES = "main"
 GATE_ROUTES = "gate"
 
+OPERATOR_NAME = "operator.spillway.internal"
+GATEWAY_NAME = "gateway.spillway.internal"
+"""Whom the certificates of the ADS connection are for: names that no DNS has."""
+
 NEXT_HEADER = "x-spillway-next"
 DEPLOYMENT_HEADER = "x-spillway-deployment"
 SERVED_BY_HEADER = "x-spillway-served-by"

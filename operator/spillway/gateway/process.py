@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import aiohttp
 
-from spillway.gateway.bootstrap import bootstrap
+from spillway.gateway.bootstrap import ads_secrets, bootstrap
 from spillway.gateway.desired import GatewayNode
 
 _POLL_SECONDS = 0.25
@@ -33,8 +33,13 @@ def run_gateway(env: Mapping[str, str]) -> NoReturn:
     admin_socket = run_directory / "admin.sock"
     admin_socket.unlink(missing_ok=True)
     host, _, port = env["SPILLWAY_ADS_ADDRESS"].rpartition(":")
+    secrets = {}
+    for name, content in ads_secrets(env.get("SPILLWAY_ADS_CERTIFICATES_DIRECTORY", "/etc/spillway/ads")).items():
+        secrets[name] = str(run_directory / f"{name}.json")
+        Path(secrets[name]).write_text(json.dumps(content, indent=1))
     path = run_directory / "bootstrap.json"
-    path.write_text(json.dumps(bootstrap(node_from_environment(env), host, int(port), str(admin_socket)), indent=1))
+    node = node_from_environment(env)
+    path.write_text(json.dumps(bootstrap(node, host, int(port), str(admin_socket), secrets), indent=1))
     envoy = find_envoy(env)
     arguments = [
         envoy,
