@@ -43,6 +43,8 @@ def node_metadata(node: GatewayNode) -> Fields:
         "metrics_port": node.metrics_port,
         "keys_directory": node.keys_directory,
         "ca_file": node.ca_file,
+        "tls_port": node.tls_port,
+        "tls_secret": node.tls_secret,
     }
 
 
@@ -58,6 +60,8 @@ def node_from_metadata(node: Any) -> GatewayNode:
         metrics_port=int(metadata["metrics_port"]),
         keys_directory=metadata["keys_directory"],
         ca_file=metadata["ca_file"],
+        tls_port=int(metadata["tls_port"]),
+        tls_secret=metadata["tls_secret"],
     )
 
 
@@ -115,22 +119,37 @@ def _runtime_layer(name: str) -> Fields:
 
 def ads_secrets(directory: str) -> dict[str, Fields]:
     """The gateway's side of the ADS connection by name: its own certificate, and whom it believes to be the operator.
-    Each is to lie in a file of its own: Envoy reads certificates anew only when they come by SDS, here from files."""
-    kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
-    # A Secret volume is replaced as a whole by renaming a symlink in its directory: that move is what is watched.
-    watched: Fields = {"watched_directory": {"path": directory}}
-    own = {
-        "certificate_chain": {"filename": f"{directory}/tls.crt"},
-        "private_key": {"filename": f"{directory}/tls.key"},
-        **watched,
-    }
+    Each is to lie in a file of its own."""
     operator = {
         "trusted_ca": {"filename": f"{directory}/ca.crt"},
         "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": OPERATOR_NAME}}],
-        **watched,
+        **_watched(directory),
     }
-    found = {"ads-certificate": {"tls_certificate": own}, "ads-authority": {"validation_context": operator}}
-    return {name: {"resources": [{"@type": kind, "name": name, **content}]} for name, content in found.items()}
+    return {
+        "ads-certificate": certificate_secret("ads-certificate", directory),
+        "ads-authority": _secret("ads-authority", validation_context=operator),
+    }
+
+
+def certificate_secret(name: str, directory: str) -> Fields:
+    """Content of a file by which Envoy has the certificate of a mounted Secret of type kubernetes.io/tls, and has it
+    anew when it changes: it reads only those again that come by SDS."""
+    certificate = {
+        "certificate_chain": {"filename": f"{directory}/tls.crt"},
+        "private_key": {"filename": f"{directory}/tls.key"},
+        **_watched(directory),
+    }
+    return _secret(name, tls_certificate=certificate)
+
+
+def _secret(name: str, **content: Fields) -> Fields:
+    kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+    return {"resources": [{"@type": kind, "name": name, **content}]}
+
+
+def _watched(directory: str) -> Fields:
+    # A Secret volume is replaced as a whole by renaming a symlink in its directory: that move is what is watched.
+    return {"watched_directory": {"path": directory}}
 
 
 def _ads_cluster(host: str, port: int, secrets: Mapping[str, str]) -> Fields:

@@ -12,6 +12,7 @@ GATE_LISTENER = "gate"
 GATE_CLUSTER = "to|gate"
 MAIN_ROUTES = "main"
 GATE_ROUTES = "gate"
+MAIN_CERTIFICATE = "main-certificate"
 
 OPERATOR_NAME = "operator.spillway.internal"
 GATEWAY_NAME = "gateway.spillway.internal"

@@ -15,8 +15,9 @@ from uuid import uuid4
 
 import aiohttp
 
-from spillway.gateway.bootstrap import ads_secrets, bootstrap
+from spillway.gateway.bootstrap import ads_secrets, bootstrap, certificate_secret
 from spillway.gateway.desired import GatewayNode
+from spillway.gateway.names import MAIN_CERTIFICATE
 
 _POLL_SECONDS = 0.25
 _SETTLE_SECONDS = 5.0
@@ -37,8 +38,11 @@ def run_gateway(env: Mapping[str, str]) -> NoReturn:
     for name, content in ads_secrets(env.get("SPILLWAY_ADS_CERTIFICATES_DIRECTORY", "/etc/spillway/ads")).items():
         secrets[name] = str(run_directory / f"{name}.json")
         Path(secrets[name]).write_text(json.dumps(content, indent=1))
-    path = run_directory / "bootstrap.json"
     node = node_from_environment(env)
+    if node.tls_secret:
+        content = certificate_secret(MAIN_CERTIFICATE, env["SPILLWAY_TLS_DIRECTORY"])
+        Path(node.tls_secret).write_text(json.dumps(content, indent=1))
+    path = run_directory / "bootstrap.json"
     path.write_text(json.dumps(bootstrap(node, host, int(port), str(admin_socket), secrets), indent=1))
     envoy = find_envoy(env)
     arguments = [
@@ -76,6 +80,8 @@ def node_from_environment(env: Mapping[str, str]) -> GatewayNode:
         traffic_port=int(env.get("SPILLWAY_TRAFFIC_PORT", "8080")),
         metrics_port=int(env.get("SPILLWAY_METRICS_PORT", "9902")),
         keys_directory=env.get("SPILLWAY_KEYS_DIRECTORY", "/etc/spillway/keys"),
+        tls_port=int(env.get("SPILLWAY_TLS_PORT", "8443")),
+        tls_secret=str(_run_directory(env) / f"{MAIN_CERTIFICATE}.json") if env.get("SPILLWAY_TLS_DIRECTORY") else "",
         ca_file=ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt",
     )
 

@@ -138,6 +138,8 @@ def _plan(desired: Desired, node: GatewayNode) -> Iterator[Planned]:
         yield cluster(names.chain_cluster(members), partial(clusters.chain, members))
 
     yield PartId(LISTENER, "main"), partial(listeners.main, node), None
+    if node.tls_secret:
+        yield PartId(LISTENER, "main-tls"), partial(listeners.main_tls, node), None
     yield PartId(LISTENER, names.GATE_LISTENER), partial(listeners.gate), None
     yield from hosts(names.MAIN_ROUTES, routes.main_hosts(deployments))
     yield from hosts(names.GATE_ROUTES, routes.gate_hosts(deployments))

@@ -81,7 +81,7 @@ class Rig:
         self.ads = AdsServer(f"{self.subnet}.1", 18000, lambda: self.leader, lambda: self.identity)
         await self.ads.start()
 
-    async def start_envoy(self) -> None:
+    async def start_envoy(self, **settings: str) -> None:
         env = {
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parents[3] / "operator"),
@@ -92,6 +92,7 @@ class Rig:
             "SPILLWAY_RUN_DIRECTORY": str(self.directory / "run"),
             "SPILLWAY_KEYS_DIRECTORY": str(self.directory / "keys"),
             "SPILLWAY_ADS_CERTIFICATES_DIRECTORY": str(self.directory / "ads"),
+            **settings,
         }
         with (self.directory / "envoy.log").open("wb") as log:
             self.process = await asyncio.create_subprocess_exec(sys.executable, "-c", _START, env=env, stderr=log)
