@@ -24,6 +24,9 @@ SERVED_BY_HEADER = "x-spillway-served-by"
 REASON_HEADER = "x-spillway-reason"
 PROVIDER_STATUS_HEADER = "x-spillway-provider-status"
 
+ANSWER_HEADERS = (NEXT_HEADER, SERVED_BY_HEADER, REASON_HEADER, PROVIDER_STATUS_HEADER)
+"""What the gateway says of an answer: no client, replica or provider says it in its place."""
+
 
 def deployment_id(namespace: str, name: str) -> str:
     return f"{namespace}/{name}"

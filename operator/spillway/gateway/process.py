@@ -22,6 +22,7 @@ from spillway.gateway.names import MAIN_CERTIFICATE
 _POLL_SECONDS = 0.25
 _SETTLE_SECONDS = 5.0
 """How long to stay open at least: the time that clients and proxies need to learn that this address is going."""
+_LOG_LEVELS = ("info", "warning", "error", "critical", "off")
 _READINGS = "vhost.metrics.route.counters.upstream_rq_completed"
 _READING_SECONDS = 30.0
 """How long to wait for the ledger's last reading of the counters; SPILLWAY_LAST_READING_SECONDS says otherwise."""
@@ -53,7 +54,7 @@ def run_gateway(env: Mapping[str, str]) -> NoReturn:
         "--concurrency",
         env.get("SPILLWAY_GATEWAY_CONCURRENCY", "1"),
         "--log-level",
-        env.get("SPILLWAY_GATEWAY_LOG_LEVEL", "warning"),
+        _log_level(env),
         # A replaced listener's old connections may finish; a stream longer than this is cut by its own idle limit.
         "--drain-time-s",
         "3600",
@@ -124,6 +125,16 @@ async def _stat(admin: aiohttp.ClientSession, name: str) -> int:
         answer.raise_for_status()
         text = await answer.text()
     return sum(int(line.rpartition(":")[2]) for line in text.splitlines() if line.startswith(f"{name}:"))
+
+
+def _log_level(env: Mapping[str, str]) -> str:
+    level = env.get("SPILLWAY_GATEWAY_LOG_LEVEL", "warning")
+    if level not in _LOG_LEVELS:
+        raise ValueError(
+            f"SPILLWAY_GATEWAY_LOG_LEVEL is {level!r}: use one of {', '.join(_LOG_LEVELS)}. "
+            "Below info Envoy prints headers, and with them keys."
+        )
+    return level
 
 
 def _run_directory(env: Mapping[str, str]) -> Path:
