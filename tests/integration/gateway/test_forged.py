@@ -1,4 +1,4 @@
-"""No header of a client's chooses deployment, provider, reason, retries or timeouts: each of them, with the real Envoy."""
+"""No header of a client's chooses deployment, provider, reason, retries or timeouts: each, with the real Envoy."""
 
 from __future__ import annotations
 

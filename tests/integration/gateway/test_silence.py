@@ -111,7 +111,15 @@ async def test_the_admin_interface_is_a_socket_of_the_pod(rig: Rig) -> None:
     bootstrap = json.loads(Path(rig.directory, "run", "bootstrap.json").read_text())
     assert bootstrap["admin"]["address"].keys() == {"pipe"}
     # Of its pages three are served outside the pod, and only to look at.
-    for path in ("/", "/config_dump", "/stats", "/quitquitquit", "/healthcheck/fail", "/runtime_modify?a=b", "/metrics/../quitquitquit"):  # fmt: skip
+    for path in (
+        "/",
+        "/config_dump",
+        "/stats",
+        "/quitquitquit",
+        "/healthcheck/fail",
+        "/runtime_modify?a=b",
+        "/metrics/../quitquitquit",
+    ):
         for method in ("GET", "POST"):
             async with rig.session.request(method, rig.metrics + path) as answer:
                 assert answer.status == 404, (method, path)
