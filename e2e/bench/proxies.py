@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -207,20 +207,22 @@ def desired(deployments: int) -> Desired:
         Deployment("chat", "glm-5", "glm-5", "/health", replica),
         Deployment("chat", "spilled", "glm-5", "/health", (), chain=(PAIR,)),
     ]
-    made += [Deployment("chat", f"glm-{n}", "glm-5", "/health", replica, chain=(PAIR,)) for n in range(6, deployments + 4)]
+    made += [
+        Deployment("chat", f"glm-{n}", "glm-5", "/health", replica, chain=(PAIR,)) for n in range(6, deployments + 4)
+    ]
     states = {
         d.id: SpillState(bool(d.chain), 2000, permitted={PAIR: True}, caps={PAIR: 2000}, lease_seconds=3600)
-        for d in made[: max(deployments, 2)]
+        for d in made[:deployments]
     }
     return Desired(
-        tuple(made[: max(deployments, 2)]),
+        tuple(made[:deployments]),
         (Provider("zai", base, "zai", ca_key="ca"),),
         (Egress(*PAIR, 4096),),
         states,
     )
 
 
-def environment_of_others(say: Sequence[str] = ()) -> Path | None:
+def environment_of_others() -> Path | None:
     """Programs of other gateways, in an environment made from requirements/bench.txt; None, and why is printed, where
     that cannot be had."""
     programs = OTHERS / "bin"

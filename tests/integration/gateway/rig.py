@@ -23,7 +23,7 @@ from spillway.gateway.reader import fetch
 from spillway.gateway.readings import GatewayReading
 from tests.integration.gateway.fakes import Fake
 
-_START = "import os, sys; from spillway.gateway.process import run_gateway; run_gateway(os.environ)"
+START = "import os, sys; from spillway.gateway.process import run_gateway; run_gateway(os.environ)"
 _SUBNETS = itertools.count(os.getpid() % 200)
 ENGINE_PORT = 8000
 PROVIDER_PORT = 8443
@@ -81,7 +81,7 @@ class Rig:
         self.ads = AdsServer(f"{self.subnet}.1", 18000, lambda: self.leader, lambda: self.identity)
         await self.ads.start()
 
-    async def start_envoy(self, **settings: str) -> None:
+    async def start_envoy(self, start: str = START, **settings: str) -> None:
         env = {
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parents[3] / "operator"),
@@ -95,7 +95,7 @@ class Rig:
             **settings,
         }
         with (self.directory / "envoy.log").open("wb") as log:
-            self.process = await asyncio.create_subprocess_exec(sys.executable, "-c", _START, env=env, stderr=log)
+            self.process = await asyncio.create_subprocess_exec(sys.executable, "-c", start, env=env, stderr=log)
         await eventually(self._ready, "Envoy is ready", dump=lambda: (self.directory / "envoy.log").read_text())
 
     async def _ready(self) -> bool:

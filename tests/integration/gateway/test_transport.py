@@ -12,7 +12,7 @@ import grpc
 import pytest
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
 
-from spillway.gateway import authority
+from spillway.gateway import ads, authority
 from spillway.gateway.authority import CERTIFICATE_LIFE, SETTLE, Identity
 from spillway.gateway.bootstrap import node_metadata
 from spillway.gateway.desired import Desired, GatewayNode
@@ -20,7 +20,7 @@ from spillway.gateway.messages import parse
 from spillway.gateway.names import GATEWAY_NAME, OPERATOR_NAME
 from spillway.gateway.resources import CLUSTER
 from tests.integration.gateway.fakes import Fake
-from tests.integration.gateway.rig import MESSAGES, Rig, deployment, eventually
+from tests.integration.gateway.rig import MESSAGES, START, Rig, deployment, eventually
 
 _METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
 
@@ -152,6 +152,58 @@ async def test_both_sides_are_renewed_without_a_break(rig: Rig) -> None:
         engine.hold.set()
         rest = await stream.text()
     assert "[DONE]" in rest
+
+
+PLAIN = """
+from spillway.gateway import bootstrap
+with_tls = bootstrap._ads_cluster
+bootstrap._ads_cluster = lambda *given: {k: v for k, v in with_tls(*given).items() if k != "transport_socket"}
+"""
+
+
+async def test_a_gateway_from_before_mtls_serves_on_while_it_cannot_connect(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upgrade: the new leader speaks mTLS only, the old gateway plain text; and an operator that goes back."""
+    engine, address = await rig.fake("engine")
+    desired = Desired((deployment(address),))
+    await rig.ads.stop()
+    with monkeypatch.context() as before:
+        before.setattr(ads, "server_credentials", lambda identity: grpc.insecure_server_credentials())
+        before.setattr(ads, "admit", _anybody)
+        await rig.start_ads()
+        await rig.publish(desired)
+        await rig.start_envoy(start=f"{PLAIN}\n{START}")
+        await rig.healthy("local|chat/glm-5", 1)
+        await rig.ads.wait_synced(20)
+
+    engine.hold.clear()
+    async with rig.session.post(
+        f"{rig.url}/v1/chat/completions",
+        json={"model": "glm-5", "stream": True, **MESSAGES},
+        headers={"host": "glm-5.chat"},
+    ) as stream:
+        await reconnect(rig)
+        await eventually(lambda: disconnected(rig), "the gateway is without a leader")
+        assert rig.ads.nodes() == ()
+        engine.hold.set()
+        assert "[DONE]" in await stream.text()
+    assert (await rig.post()).status == 200
+    await rig.ads.stop()
+    monkeypatch.setattr(ads, "server_credentials", lambda identity: grpc.insecure_server_credentials())
+    monkeypatch.setattr(ads, "admit", _anybody)
+    await rig.start_ads()
+    rig.ads.publish(desired)
+    await eventually(connected(rig), "the gateway is back with an operator of before")
+
+
+async def _anybody(context: Any) -> None:
+    """The operator of before mTLS."""
+
+
+async def disconnected(rig: Rig) -> bool:
+    async with rig.session.get(f"{rig.metrics}/metrics") as page:
+        return "envoy_control_plane_connected_state{} 0" in await page.text()
 
 
 async def serving(rig: Rig) -> Fake:
