@@ -11,7 +11,9 @@ import asyncio
 import json
 import os
 import platform
+import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -40,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-others", action="store_true", help="without LiteLLM and vllm-router")
     parser.add_argument("--out", type=Path, default=OUT)
     wanted = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what it started, too
     programs = None if wanted.no_others else proxies.environment_of_others()
     with tempfile.TemporaryDirectory(prefix="bench-gateway-") as directory:
         found = asyncio.run(measure(Path(directory), wanted, programs))
@@ -71,9 +74,13 @@ async def measure(directory: Path, wanted: argparse.Namespace, programs: Path | 
                 Proxy("Spillway, to a replica", pid, local),
                 Proxy("Spillway, to a provider (TLS)", pid, replace(local, authority="spilled.chat")),
             ]
-            if programs is not None:
-                tested.append(await stack.enter_async_context(proxies.vllm_router(programs, directory)))
-                tested.append(await stack.enter_async_context(proxies.litellm(programs, directory)))
+            for start in (proxies.vllm_router, proxies.litellm) if programs is not None else ():
+                try:
+                    other = await stack.enter_async_context(start(programs, directory))
+                    await answered(other.to, 1, 1)
+                    tested.append(other)
+                except (RuntimeError, TimeoutError, OSError) as error:
+                    print(f"{start.__name__} is left out: {error or type(error).__name__}", file=sys.stderr, flush=True)
             renewing = asyncio.create_task(_renew(spillway))
             found["proxies"] = await rounds(tested, wanted)
             renewing.cancel()

@@ -18,7 +18,6 @@ import aiohttp
 
 from e2e.bench.http_load import Address
 from e2e.cluster.certificates import Authority
-from e2e.cluster.processes import die_with_parent
 from spillway.gateway import authority
 from spillway.gateway.ads import AdsServer
 from spillway.gateway.desired import Deployment, Desired, Egress, Endpoint, Provider, SpillState
@@ -32,6 +31,7 @@ PAIR = ("zai", "glm-5")
 READY_SECONDS = 120.0
 OTHERS = Path("build/bench-venv")
 LOCK = Path("requirements/bench.txt")
+_LITELLM_KEY = "sk-bench-4f9d0c2b7a6e41538d90c1f2e3b4a596"  # of this run alone; it does not start with a short one
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ async def process(log: Path, *command: str, **env: str) -> AsyncIterator[asyncio
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,
-            preexec_fn=die_with_parent(),
+            start_new_session=True,  # no preexec_fn: gRPC's threads, which run here, do not outlive a real fork
         )
     try:
         yield started
@@ -76,9 +75,12 @@ async def engines(directory: Path) -> AsyncIterator[None]:
         yield
 
 
-async def reachable(host: str, port: int) -> None:
+async def reachable(host: str, port: int, of: asyncio.subprocess.Process | None = None) -> None:
+    """Until somebody listens there. Raises TimeoutError, and RuntimeError when the process has ended instead."""
     async with asyncio.timeout(READY_SECONDS):
         while True:
+            if of is not None and of.returncode is not None:
+                raise RuntimeError(f"it ended with status {of.returncode}")
             try:
                 _, writer = await asyncio.open_connection(host, port)
             except OSError:
@@ -249,7 +251,7 @@ async def vllm_router(programs: Path, directory: Path) -> AsyncIterator[Proxy]:
     command = [str(programs / "vllm-router"), "--worker-urls", f"http://{ENGINE}:{ENGINE_PORT}", "--host", host]
     command += ["--port", str(port), "--policy", "round_robin", "--prometheus-host", host]
     async with process(directory / "vllm-router.log", *command, TOKIO_WORKER_THREADS="1") as router:
-        await reachable(host, port)
+        await reachable(host, port, router)
         yield Proxy("vllm-router", router.pid, Address(host, port))
 
 
@@ -265,9 +267,10 @@ async def litellm(programs: Path, directory: Path) -> AsyncIterator[Proxy]:
         },
     }
     config = directory / "litellm.json"
-    config.write_text(json.dumps({"model_list": [model], "litellm_settings": {"telemetry": False}}))
+    settings = {"litellm_settings": {"telemetry": False}, "general_settings": {"master_key": _LITELLM_KEY}}
+    config.write_text(json.dumps({"model_list": [model], **settings}))
     command = [str(programs / "litellm"), "--config", str(config), "--host", host, "--port", str(port)]
     env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "DISABLE_ADMIN_UI": "True"}  # no look-ups outside
     async with process(directory / "litellm.log", *command, **env) as proxy:
-        await reachable(host, port)
-        yield Proxy("LiteLLM", proxy.pid, Address(host, port))
+        await reachable(host, port, proxy)
+        yield Proxy("LiteLLM", proxy.pid, Address(host, port, key=_LITELLM_KEY))

@@ -1,4 +1,4 @@
-"""Prompts and keys: after local, spilled and malformed requests no output of Spillway's own pods holds any, nor does any
+"""Prompts and keys: after local, spilled and malformed requests no output of Spillway's own pods holds any, nor any
 object of the API server but the Secrets that are for them."""
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ async def test_an_answer_other_than_200_is_no_result() -> None:
 
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
         address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
-        with pytest.raises(RuntimeError, match="answered with HTTP/1.1 503"):
+        with pytest.raises(RuntimeError, match=r"answered with HTTP/1\.1 503"):
             await answered(address, 1, 1)
 
 
