@@ -74,7 +74,9 @@ async def measure(directory: Path, wanted: argparse.Namespace, programs: Path | 
                 Proxy("Spillway, to a replica", pid, local),
                 Proxy("Spillway, to a provider (TLS)", pid, replace(local, authority="spilled.chat")),
             ]
-            for start in (proxies.vllm_router, proxies.litellm) if programs is not None else ():
+            for start in (proxies.vllm_router, proxies.litellm):
+                if programs is None:
+                    break
                 try:
                     other = await stack.enter_async_context(start(programs, directory))
                     await answered(other.to, 1, 1)
