@@ -26,6 +26,7 @@ from typing import Any
 
 import aiohttp
 
+from e2e.bench.identities import issued
 from spillway.gateway.ads import AdsServer
 from spillway.gateway.desired import Deployment, Desired, Endpoint, SpillState
 
@@ -160,7 +161,8 @@ async def engine(address: str) -> AsyncIterator[None]:
 @asynccontextmanager
 async def gateway(directory: Path, addresses: Sequence[str], affinity: bool) -> AsyncIterator[str]:
     """The chat endpoint of a gateway with one deployment."""
-    ads = AdsServer(f"{NETWORK}.1", 18000, lambda: True)
+    identity = issued(directory / "ads")
+    ads = AdsServer(f"{NETWORK}.1", 18000, lambda: True, lambda: identity)
     await ads.start()
     glm = Deployment(
         "chat", "glm-5", "glm-5", "/health", tuple(Endpoint(a, 8000) for a in addresses), affinity=affinity
@@ -174,6 +176,7 @@ async def gateway(directory: Path, addresses: Sequence[str], affinity: bool) -> 
         "SPILLWAY_BIND_ADDRESS": f"{NETWORK}.10",
         "SPILLWAY_RUN_DIRECTORY": str(directory / "run"),
         "SPILLWAY_KEYS_DIRECTORY": str(directory / "keys"),
+        "SPILLWAY_ADS_CERTIFICATES_DIRECTORY": str(directory / "ads"),
     }
     try:
         async with running([sys.executable, "-c", _GATEWAY], environment):

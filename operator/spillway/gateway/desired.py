@@ -197,7 +197,10 @@ class Desired:
 
 @dataclass(frozen=True)
 class GatewayNode:
-    """One gateway process, as its bootstrap introduces it: where it listens, where it finds keys and public CAs."""
+    """One gateway process, as its bootstrap introduces it: where it listens, where it finds keys and public CAs.
+
+    tls_secret: its file of Envoy's Secret message that names the certificate for clients; empty: no TLS for them.
+    """
 
     name: str
     process: str
@@ -207,3 +210,5 @@ class GatewayNode:
     metrics_port: int = 9902
     keys_directory: str = "/etc/spillway/keys"
     ca_file: str = "/etc/ssl/certs/ca-certificates.crt"
+    tls_port: int = 8443
+    tls_secret: str = ""

@@ -16,6 +16,30 @@ _UNREACHED = ["UF", "UC", "UR", "UT", "SI", "URX", "LR", "UPE", "DPE"]
 _ROUTER = typed("envoy.filters.http.router", "extensions.filters.http.router.v3.Router", suppress_envoy_headers=True)
 
 
+def main_tls(node: GatewayNode) -> Fields:
+    """Where clients come in with TLS: HTTP/2 or HTTP/1.1, as they ask for. The certificate lies in the pod's files."""
+    certificate = {
+        "name": names.MAIN_CERTIFICATE,
+        "sds_config": {"resource_api_version": "V3", "path_config_source": {"path": node.tls_secret}},
+    }
+    socket = typed(
+        "envoy.transport_sockets.tls",
+        "extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        common_tls_context={
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+            "alpn_protocols": ["h2", "http/1.1"],
+            "tls_certificate_sds_secret_configs": [certificate],
+        },
+    )
+    plain = main(node)
+    return {
+        **plain,
+        "name": "main-tls",
+        "address": {"socket_address": {"address": node.bind_address, "port_value": node.tls_port}},
+        "filter_chains": [{**chain, "transport_socket": socket} for chain in plain["filter_chains"]],
+    }
+
+
 def main(node: GatewayNode) -> Fields:
     """Where clients come in."""
     health_check = typed(

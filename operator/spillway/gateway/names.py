@@ -14,6 +14,11 @@ SHARED_LISTENER = "shared"
 SHARED_CLUSTER = "to|shared"
 MAIN_ROUTES = "main"
 GATE_ROUTES = "gate"
+MAIN_CERTIFICATE = "main-certificate"
+
+OPERATOR_NAME = "operator.spillway.internal"
+GATEWAY_NAME = "gateway.spillway.internal"
+"""Whom the certificates of the ADS connection are for: names that no DNS has."""
 
 NEXT_HEADER = "x-spillway-next"
 DEPLOYMENT_HEADER = "x-spillway-deployment"
@@ -26,6 +31,9 @@ PREFIX_HEADER = "x-spillway-prefix"
 PREFIX_STATE = "spillway.prefix"
 """Filter state of the gate: a header that the route removes is gone before the balancer could look at it."""
 PROVIDER_STATUS_HEADER = "x-spillway-provider-status"
+
+ANSWER_HEADERS = (NEXT_HEADER, SERVED_BY_HEADER, REASON_HEADER, PROVIDER_STATUS_HEADER)
+"""What the gateway says of an answer: no client, replica or provider says it in its place."""
 
 
 ROUTED_LATE = "model|"

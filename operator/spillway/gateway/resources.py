@@ -143,6 +143,8 @@ def _plan(desired: Desired, node: GatewayNode) -> Iterator[Planned]:
 
     yield PartId(LISTENER, "main"), partial(listeners.main, node), None
     yield PartId(LISTENER, names.SHARED_LISTENER), partial(listeners.shared, node), None
+    if node.tls_secret:
+        yield PartId(LISTENER, "main-tls"), partial(listeners.main_tls, node), None
     yield PartId(LISTENER, names.GATE_LISTENER), partial(listeners.gate), None
     yield from hosts(names.MAIN_ROUTES, routes.main_hosts(deployments))
     yield from hosts(names.GATE_ROUTES, routes.gate_hosts(deployments))

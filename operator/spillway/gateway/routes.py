@@ -131,13 +131,7 @@ def _main_host(deployment: Deployment, domains: Sequence[str]) -> Fields:
     return {
         **_virtual_host(deployment.id, domains, routes),
         "request_headers_to_add": [header(names.DEPLOYMENT_HEADER, deployment.id)],
-        "request_headers_to_remove": [
-            names.NEXT_HEADER,
-            names.SERVED_BY_HEADER,
-            names.REASON_HEADER,
-            names.ADDRESSED_HEADER,
-            names.MODEL_HEADER,
-        ],
+        "request_headers_to_remove": [*names.ANSWER_HEADERS, names.ADDRESSED_HEADER, names.MODEL_HEADER],
     }
 
 
@@ -273,6 +267,7 @@ def _replicas(deployment: str) -> Fields:
         },
         "request_body_buffer_limit": RETRY_BODY_BYTES,
         "request_headers_to_remove": [names.PREFIX_HEADER],
+        "response_headers_to_remove": list(names.ANSWER_HEADERS),
         "response_headers_to_add": [header(names.SERVED_BY_HEADER, "local")],
     }
 
@@ -343,6 +338,8 @@ def _provider(pair: names.Pair, provider: Provider, deployment: str, key: str) -
         "request_body_buffer_limit": RETRY_BODY_BYTES,
         "metadata": {"filter_metadata": {"spillway": {"deployment": deployment}, FILTER_NAME: {"permitted": True}}},
         "request_headers_to_remove": [names.DEPLOYMENT_HEADER],
+        # Else a provider could have an answer that it is paid for sent on to the next one.
+        "response_headers_to_remove": list(names.ANSWER_HEADERS),
         "response_headers_to_add": [header(names.SERVED_BY_HEADER, provider.name)],
     }
 
