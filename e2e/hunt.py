@@ -58,6 +58,7 @@ class Timeline:
     started: float = field(default_factory=time.monotonic)
     lines: list[tuple[float, str]] = field(default_factory=list)
     killed: list[tuple[str, float]] = field(default_factory=list)  # gateway base URL, and when
+    faulty: list[tuple[float, float]] = field(default_factory=list)  # from when to when a provider had a fault
 
     def now(self) -> float:
         return time.monotonic() - self.started
@@ -92,6 +93,7 @@ class Striker:
             with self._held(f"{provider} plays {fault} to a third", blow.seconds):
                 self.play.cluster.provider_faults(provider, mode=fault, probability=0.33, seed=int(blow.at * 10))
             self.play.cluster.provider_faults(provider, mode="ok")
+            self.timeline.faulty.append((self.timeline.now() - blow.seconds - 1, self.timeline.now()))
 
     def _kill_leader(self, _: float) -> None:
         leaders = self.play.objects("pods", SYSTEM_NAMESPACE, "spillway.dev/leader=true")

@@ -271,15 +271,22 @@ class Stage:
         assert (summary.failed, summary.cut) == (0, 0), summary.by_error
 
     def ask(
-        self, name: str, content: str, namespace: str = NAMESPACE, url: str | None = None, model: str = "glm-5"
+        self,
+        name: str,
+        content: str,
+        namespace: str = NAMESPACE,
+        url: str | None = None,
+        model: str = "glm-5",
+        headers: Mapping[str, str] | None = None,
+        seconds: float = 60,
     ) -> Answer:
-        """One chat completion, whatever comes of it; at any gateway unless `url` names one."""
+        """One chat completion, whatever comes of it within so many seconds; at any gateway unless `url` names one."""
         body = {"model": model, "messages": [{"role": "user", "content": content}]}
-        headers = {"Host": f"{name}.{namespace}", "Content-Type": "application/json"}
+        sent = {"Host": f"{name}.{namespace}", "Content-Type": "application/json", **(headers or {})}
         address = f"{url or self.urls()[0]}/v1/chat/completions"
-        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+        request = urllib.request.Request(address, json.dumps(body).encode(), sent)
         try:
-            with urllib.request.urlopen(request, timeout=60) as found:
+            with urllib.request.urlopen(request, timeout=seconds) as found:
                 return Answer(found.status, dict(found.headers), json.loads(found.read()))
         except urllib.error.HTTPError as error:
             return Answer(error.code, dict(error.headers), json.loads(error.read()))

@@ -22,6 +22,10 @@ from e2e.cluster.volumes import Volumes
 
 log = logging.getLogger("cluster.pods")
 
+# The kubelet's, of a volume that cannot be mounted yet: what comes in between is seen at the next try.
+_FIRST_MOUNT_BACK_OFF_SECONDS = 0.5
+_LONGEST_MOUNT_BACK_OFF_SECONDS = 122.0
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -129,9 +133,8 @@ class PodRunner:
             await asyncio.gather(*(container.run() for container in self.containers))
 
     async def _prepare_volumes(self) -> None:
-        last = ""
+        last, back_off = "", _FIRST_MOUNT_BACK_OFF_SECONDS
         while True:
-            self._dependencies.clear()
             try:
                 await self._volumes.refresh(self._lookup, self.address)
                 for container in self.pod["spec"]["containers"]:
@@ -143,10 +146,8 @@ class PodRunner:
                     self._event("FailedMount", last, "Warning")
                     for waiting in self._all():
                         waiting.waiting("ContainerCreating", last)
-            try:
-                await asyncio.wait_for(self._dependencies.wait(), 10)
-            except TimeoutError:
-                continue
+            await asyncio.sleep(back_off)
+            back_off = min(2 * back_off, _LONGEST_MOUNT_BACK_OFF_SECONDS)
 
     async def _follow_dependencies(self) -> None:
         """Secrets and config maps that change are published into the running pod."""

@@ -15,7 +15,6 @@ from e2e.load.schedule import Arrival, Schedule
 from e2e.load.summary import Record, Summary, summarize
 
 BYTES_PER_TOKEN = 4
-CONVERSATIONS = 64
 SERVED_BY = "x-spillway-served-by"
 REASON = "x-spillway-reason"
 _FILLER = "the water rises behind the dam and the spillway takes what the turbines cannot " * 8000
@@ -147,8 +146,9 @@ class LoadRun:
         return replace(found, gateway=gateway)
 
     def body(self, number: int, arrival: Arrival, streaming: bool) -> bytes:
-        """The request's JSON: a prompt of the arrival's length that ends in the output-length marker."""
-        head = f"conversation {number % CONVERSATIONS}: "
+        """The request's JSON: a prompt of the arrival's length that ends in the output-length marker, and that begins
+        like no other: traces do not say what requests have in common, so no cache may find anything."""
+        head = f"conversation {number}: "
         tail = f" [[out={arrival.output_tokens}]]"
         filler = max(0, arrival.prompt_tokens * BYTES_PER_TOKEN - len(head) - len(tail))
         text = head + (_FILLER * (filler // len(_FILLER) + 1))[:filler] + tail

@@ -53,7 +53,10 @@ def _grouped(base: Sequence[Object]) -> Iterator[tuple[str, list[Object]]]:
     rbac = [o for o in base if o["apiVersion"].startswith("rbac.")]
     yield "rbac", rbac
     rest = [o for o in base if o not in rbac and o["kind"] not in ("Namespace", "CustomResourceDefinition")]
-    parts = {"operator": ("spillway-operator", "spillway-ads"), "gateway": ("spillway-gateway",)}
+    parts = {
+        "operator": ("spillway-operator", "spillway-ads", "spillway-ads-authority", "spillway-ads-gateway"),
+        "gateway": ("spillway-gateway",),
+    }
     for name, names in parts.items():
         yield name, [o for o in rest if o["metadata"]["name"] in names]
     homeless = [o["metadata"]["name"] for o in rest if not any(o["metadata"]["name"] in n for n in parts.values())]
@@ -118,11 +121,33 @@ def _deployment(holes: Holes, obj: Object, mine: str) -> None:
         keys = next(n for n, volume in enumerate(volumes) if volume["name"] == "keys")
         secret = f"{{{{ {mine}.providerKeysSecret }}}}"
         holes.value(obj, [*pod, "volumes", keys, "secret", "secretName"], secret)
+        for path, lines in (
+            ([*container, "env"], "- name: SPILLWAY_TLS_DIRECTORY\n  value: /etc/spillway/tls"),
+            ([*container, "volumeMounts"], "- mountPath: /etc/spillway/tls\n  name: tls\n  readOnly: true"),
+            ([*pod, "volumes"], _TLS_VOLUME),
+        ):
+            holes.item(obj, path, _with_tls(lines))
     holes.item(
         obj,
         [*container, "env"],
         f"{{{{- with {mine}.extraEnv }}}}\n{{{{- toYaml . | nindent {INDENT} }}}}\n{{{{- end }}}}",
     )
+
+
+_TLS_VOLUME = """\
+- name: tls
+  secret:
+    defaultMode: 288
+    items:
+    - key: tls.crt
+      path: tls.crt
+    - key: tls.key
+      path: tls.key
+    secretName: {{ .Values.gateway.tlsSecret }}"""
+
+
+def _with_tls(lines: str) -> str:
+    return f"{{{{- if .Values.gateway.tlsSecret }}}}\n{lines}\n{{{{- end }}}}"
 
 
 def _optional(holes: Holes, obj: Object, path: Sequence[str | int], value: str) -> None:
@@ -136,6 +161,8 @@ def _gateway_service(holes: Holes, obj: Object) -> None:
     holes.value(obj, ["spec", "type"], f"{{{{ {mine}.type }}}}")
     port = f'{{{{- if and {mine}.nodePort (ne {mine}.type "ClusterIP") }}}}\nnodePort: {{{{ {mine}.nodePort }}}}\n'
     holes.block(obj, ["spec", "ports", 0, "nodePort"], port + "{{- end }}")
+    https = "- appProtocol: https\n  name: https\n  port: 443\n  targetPort: https"
+    holes.item(obj, ["spec", "ports"], _with_tls(https))
     _optional(holes, obj, ["metadata", "annotations"], f"{mine}.annotations")
 
 
@@ -153,7 +180,7 @@ def _network_policies(objects: Sequence[Object]) -> str:
     for obj in holes.objects:
         _label(holes, obj)
         for rule in [*obj["spec"].get("ingress", []), *obj["spec"].get("egress", [])]:
-            if rule == {"ports": [{"port": 8080}]}:  # clients, from anywhere
+            if rule == {"ports": [{"port": 8080}, {"port": 8443}]}:  # clients, from anywhere
                 clients = ".Values.networkPolicies.clients"
                 _optional(holes, rule, ["from"], clients)
             for port in rule.get("ports", []):

@@ -52,6 +52,12 @@ def table(deployments: dict[str, Object]) -> list[Value]:
         ),
         Value("gateway.providerKeysSecret", "spillway-provider-keys", _NAME, "Secret with the keys of the providers."),
         Value(
+            "gateway.tlsSecret",
+            "",
+            _TEXT,
+            "Secret of type kubernetes.io/tls, by which clients are served at port 443, too; empty: plain HTTP only.",
+        ),
+        Value(
             "gateway.service.type",
             "ClusterIP",
             {"type": "string", "enum": ["ClusterIP", "NodePort", "LoadBalancer"]},

@@ -44,6 +44,7 @@ class CompletionRequest:
     n: int
     stream: bool
     include_usage: bool
+    prompt: str = ""
 
     @property
     def completion_tokens(self) -> int:
@@ -80,6 +81,7 @@ def parse(body: object, *, chat: bool, seed: int) -> CompletionRequest:
         n=n,
         stream=body.get("stream") is True,
         include_usage=options.get("include_usage") is True,
+        prompt=prompt,
     )
 
 
@@ -90,15 +92,20 @@ def text(first: int, tokens: int) -> str:
     return _TEXT[start:end] if end <= len(_TEXT) else (_TEXT * (end // len(_TEXT) + 1))[start:end]
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, object]:
+def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int | None = None) -> dict[str, object]:
+    """`cached_tokens` None: the server does not tell."""
+    details = {} if cached_tokens is None else {"prompt_tokens_details": {"cached_tokens": cached_tokens}}
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
+        **details,
     }
 
 
-def answer(request: CompletionRequest, *, identifier: str, created: int, model: str) -> dict[str, object]:
+def answer(
+    request: CompletionRequest, *, identifier: str, created: int, model: str, cached_tokens: int | None = None
+) -> dict[str, object]:
     """The whole JSON answer, usage included."""
     content = text(0, request.output_tokens)
     choices: list[dict[str, object]] = []
@@ -113,7 +120,7 @@ def answer(request: CompletionRequest, *, identifier: str, created: int, model: 
         "created": created,
         "model": model,
         "choices": choices,
-        "usage": usage(request.prompt_tokens, request.completion_tokens),
+        "usage": usage(request.prompt_tokens, request.completion_tokens, cached_tokens),
     }
 
 
@@ -137,8 +144,8 @@ class ChunkWriter:
     def finish(self) -> bytes:
         return self._event('"delta":{}' if self._request.chat else '"text":""', self._request.finish_reason)
 
-    def usage(self, completion_tokens: int) -> bytes:
-        counts = json.dumps(usage(self._request.prompt_tokens, completion_tokens))
+    def usage(self, completion_tokens: int, cached_tokens: int | None = None) -> bytes:
+        counts = json.dumps(usage(self._request.prompt_tokens, completion_tokens, cached_tokens))
         return f'data: {self._head},"choices":[],"usage":{counts}}}\n\n'.encode()
 
     def _event(self, part: str, finish_reason: str | None) -> bytes:

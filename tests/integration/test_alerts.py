@@ -34,6 +34,7 @@ WELL = {
     'spillway_plan_duration_seconds_bucket{le="+Inf"}': "0+6x200",
     "spillway_catalog_problems": "0x200",
     "spillway_gateway_rejected_resources": "0x200",
+    'spillway_ads_certificate_expiry_timestamp_seconds{certificate="gateway"}': "2592000x200",
     'envoy_spillway_arrivals{deployment="chat/glm-5",pod="spillway-gateway-0"}': "0+600x200",
     'envoy_spillway_answers{deployment="chat/glm-5",served_by="local",code_class="2xx"}': "0+590x200",
     'envoy_spillway_answers{deployment="chat/glm-5",served_by="none",code_class="4xx"}': "0+10x200",
@@ -53,6 +54,9 @@ ILLS: dict[str, dict[str, str | None]] = {
     "SpillwayQueueStuck": {"spillway_workqueue_depth": "0x30 12x170"},
     "SpillwaySlowDecisions": {'spillway_plan_duration_seconds_bucket{le="0.1"}': "0x200"},
     "SpillwayCatalogProblems": {"spillway_catalog_problems": "0x30 2x170"},
+    "SpillwayCertificateEnds": {
+        'spillway_ads_certificate_expiry_timestamp_seconds{certificate="gateway"}': "2592000x30 400000x170"
+    },
     "SpillwayNoGateway": {LIVE: "1x30 0x170", LIVE_TOO: "1x30 _x170", CONNECTED: "2x30 0x170"},
     "SpillwayGatewayDisconnected": {CONNECTED: "2x30 1x170"},
     "SpillwayConfigurationRejected": {"spillway_gateway_rejected_resources": "0x30 1x170"},

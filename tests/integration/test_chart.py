@@ -66,6 +66,37 @@ def test_a_switch_renders_its_component(helm: Helm, component: str) -> None:
     assert difference(source(component), helm.template(CHART, namespace=NAMESPACE, values=values)) == ""
 
 
+def in_order(objects: list[Object]) -> list[Object]:
+    """Named lists by name: kustomize puts what a component adds before what there is, the chart behind it."""
+
+    def ordered(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: ordered(value) for key, value in node.items()}
+        if isinstance(node, list):
+            items = [ordered(item) for item in node]
+            named = items and all(isinstance(item, dict) and "name" in item for item in items)
+            return sorted(items, key=lambda item: item["name"]) if named else items
+        return node
+
+    return [ordered(obj) for obj in objects]
+
+
+def test_tls_for_clients_is_what_its_component_makes(helm: Helm, tmp_path: Path) -> None:
+    overlay = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [os.path.relpath(BASE, tmp_path)],
+        "components": [os.path.relpath(SOURCES / "gateway-tls", tmp_path)],
+    }
+    (tmp_path / "kustomization.yaml").write_text(json.dumps(overlay))
+    wanted = [obj for obj in render(tmp_path) if obj["kind"] != "Namespace"]
+    found = helm.template(CHART, namespace=NAMESPACE, values={"gateway": {"tlsSecret": "spillway-gateway-tls"}})
+    assert difference(in_order(wanted), in_order(found)) == ""
+    assert any(obj["kind"] == "Service" and len(obj["spec"]["ports"]) == 2 for obj in found)
+    for obj in found:
+        kubernetes_validate.validate(obj, "1.34", strict=True)
+
+
 def test_everything_on_is_strictly_valid(helm: Helm) -> None:
     values = ALL | {
         "operator": {
@@ -149,7 +180,7 @@ def test_network_policies_follow_their_values(helm: Helm) -> None:
     values = {"enabled": True, "monitoringNamespace": "observe", "prometheusPort": 9091, "clients": peers}
     found = rendered(helm, {"networkPolicies": values})
     gateway, operator = found["NetworkPolicy", "spillway-gateway"], found["NetworkPolicy", "spillway-operator"]
-    assert {"ports": [{"port": 8080}], "from": peers} in gateway["spec"]["ingress"]
+    assert {"ports": [{"port": 8080}, {"port": 8443}], "from": peers} in gateway["spec"]["ingress"]
     assert "'monitoring'" not in str([gateway, operator])
     prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "observe"}}}
     assert {"to": [prometheus], "ports": [{"port": 9091}]} in operator["spec"]["egress"]

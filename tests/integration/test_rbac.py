@@ -14,6 +14,8 @@ import yaml
 from e2e.cluster import ControlPlane
 from e2e.cluster.processes import wait_until
 from e2e.packaging.render import BASE, dump_all, render
+from spillway.controller.certificates import AUTHORITY
+from spillway.controller.certificates import GATEWAY as CERTIFICATES
 from spillway.controller.recollection import POOLS, SLOTS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -94,6 +96,8 @@ NEEDED = [
     Ask("get", "configmaps", SYSTEM, "spillway-ledger"),
     Ask("update", "configmaps", SYSTEM, "spillway-ledger"),
     *(Ask(verb, "configmaps", SYSTEM, name) for name in (POOLS, *SLOTS) for verb in ("get", "patch")),
+    # controller/certificates.py
+    *(Ask(verb, "secrets", SYSTEM, name) for name in (AUTHORITY, CERTIFICATES) for verb in ("get", "update")),
     # controller/catalog_watch.py
     Ask("list", "configmaps", SYSTEM, "spillway-catalog"),
     Ask("watch", "configmaps", SYSTEM, "spillway-catalog"),
@@ -106,7 +110,13 @@ FORBIDDEN = [
         for namespace in ("", SYSTEM, MODELS, "kube-system")
         for verb in ("get", "list", "watch", "create", "update", "patch", "delete")
     ),
-    Ask("get", "secrets", SYSTEM, "spillway-provider-keys"),
+    *(Ask(verb, "secrets", SYSTEM, "spillway-provider-keys") for verb in ("get", "update")),
+    *(Ask(verb, "secrets", MODELS, name) for name in (AUTHORITY, CERTIFICATES) for verb in ("get", "update")),
+    *(
+        Ask(verb, "secrets", SYSTEM, name)
+        for name in (AUTHORITY, CERTIFICATES)
+        for verb in ("create", "delete", "list", "patch", "watch")
+    ),
     # No way into pods, nor to become somebody else.
     *(Ask("create", f"pods/{sub}", MODELS) for sub in ("exec", "attach", "portforward", "ephemeralcontainers")),
     Ask("get", "pods/log", MODELS),

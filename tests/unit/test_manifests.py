@@ -15,6 +15,7 @@ from typer.main import get_command
 from e2e.packaging.render import BASE, COMPONENTS, INSTALL, MANIFESTS, Object, key_of, load, render, version
 from spillway.build.labels import ENGINE_PORT
 from spillway.cli.main import app
+from spillway.controller.certificates import AUTHORITY, GATEWAY
 from spillway.controller.settings import OperatorSettings
 
 REPOSITORY = MANIFESTS.parent
@@ -57,7 +58,10 @@ def test_objects_are_ours_and_told_apart(source: str) -> None:
     assert len(set(keys)) == len(keys)
     for obj in found:
         assert obj["metadata"]["labels"]["app.kubernetes.io/part-of"] == "spillway", key_of(obj)
-        assert obj["kind"] not in ("Secret", "MoEDeployment", "GPUPool", "ExternalProvider", "CostPolicy")
+        assert obj["kind"] not in ("MoEDeployment", "GPUPool", "ExternalProvider", "CostPolicy")
+    secrets = {o["metadata"]["name"]: o for o in found if o["kind"] == "Secret"}
+    assert secrets.keys() == {AUTHORITY, GATEWAY}
+    assert not any({"data", "stringData"} & secret.keys() for secret in secrets.values())  # an upgrade keeps what is in
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -80,6 +84,24 @@ def test_pods_meet_the_restricted_level(source: str) -> None:
                 "capabilities": {"drop": ["ALL"]},
             }
             assert not any("hostPort" in port for port in container["ports"])
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_who_mounts_which_secret(source: str) -> None:
+    mounted = {
+        deployment["metadata"]["name"]: {v["name"]: v["secret"] for v in pod.get("volumes", []) if "secret" in v}
+        for deployment in deployments(source)
+        for pod in [deployment["spec"]["template"]["spec"]]
+    }
+    assert mounted["spillway-operator"] == {}
+    keys, ads = mounted["spillway-gateway"].pop("keys"), mounted["spillway-gateway"].pop("ads")
+    assert mounted["spillway-gateway"] == {}
+    assert keys["optional"] is True
+    # Without them no gateway starts, and the kubelet tries again within seconds of their being written.
+    assert "optional" not in ads
+    assert [item["key"] for item in ads["items"]] == ["tls.crt", "tls.key", "ca.crt"]
+    assert ads["secretName"] == GATEWAY
+    assert {secret["defaultMode"] for secret in (keys, ads)} == {0o440}
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -162,11 +184,11 @@ def test_kind_serves_the_gateway_at_the_nodes() -> None:
     assert environment("kind", "operator")["SPILLWAY_PROMETHEUS_URL"] == "http://prometheus.monitoring.svc:9090"
 
 
-def test_production_has_every_component() -> None:
+def test_production_has_every_component_that_needs_nothing_of_yours() -> None:
     present = {key_of(obj) for obj in objects("production")}
     names = sorted(path.name for path in COMPONENTS.iterdir())
-    assert names == ["network-policies", "pod-monitors", "prometheus-rules", "simulated-times"]
-    for name in names[:-1]:
+    assert names == ["gateway-tls", "network-policies", "pod-monitors", "prometheus-rules", "simulated-times"]
+    for name in names[1:-1]:
         assert {key_of(obj) for obj in render(COMPONENTS / name)} <= present
 
 

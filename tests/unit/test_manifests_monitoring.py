@@ -142,7 +142,7 @@ def test_the_page_has_our_own_scrape_configuration() -> None:
 # ---- alerts ----------------------------------------------------------------------------------------------------------
 
 FUNCTIONS = {"sum", "max", "min", "count", "rate", "absent", "vector", "or", "unless", "on", "by", "le"}
-FUNCTIONS |= {"label_replace", "histogram_quantile", "min_over_time"}
+FUNCTIONS |= {"label_replace", "histogram_quantile", "min_over_time", "time"}
 
 
 def existing() -> set[str]:

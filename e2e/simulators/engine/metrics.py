@@ -51,6 +51,7 @@ class Totals:
     prompt_size: Histogram
     output_size: Histogram
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     generation_tokens: int = 0
     requests: Counter[bool] = field(default_factory=Counter)
     prompt_by_stream: Counter[bool] = field(default_factory=Counter)
@@ -60,6 +61,7 @@ class Totals:
     responses: Counter[tuple[str, int]] = field(default_factory=Counter)
     aborted: int = 0
     tokens_per_second: float = 0.0
+    hit_rate: float = 0.0  # of the last step that began an answer
 
     @classmethod
     def of(cls, engine: EngineName) -> Totals:
@@ -80,8 +82,11 @@ class Totals:
     def stepped(self, report: StepReport, dt: float) -> None:
         """Book one step of the model."""
         self.prompt_tokens += report.prompt_tokens
+        self.cached_tokens += report.cached_tokens
         self.generation_tokens += report.generated_tokens
         self.tokens_per_second = report.generated_tokens / dt if dt > 0 else 0.0
+        if report.prompt_tokens:
+            self.hit_rate = report.cached_tokens / report.prompt_tokens
         for gap, times in report.token_gaps:
             self.token_gap.observe(gap, times)
         for sequence in report.first_tokens:
@@ -128,7 +133,7 @@ class EngineMetrics(Collector):
 
 
 def vllm_families(totals: Totals, model: EngineModel, settings: Settings) -> list[Metric]:
-    """vllm/v1/metrics/loggers.py; prefix caching is on in vLLM but nothing is ever a hit here."""
+    """vllm/v1/metrics/loggers.py; prefix cache queries and hits are tokens."""
     server = {"model_name": settings.served_names[0]}
     ranks = _Ranks(server, settings)
     waiting = sum(s.n for s in model.waiting)
@@ -138,11 +143,11 @@ def vllm_families(totals: Totals, model: EngineModel, settings: Settings) -> lis
         ranks.gauge("vllm:num_requests_waiting_by_reason", waiting, {"reason": "capacity"}),
         ranks.level("vllm:kv_cache_usage_perc", model.kv_cache_usage),
         ranks.counter("vllm:prompt_tokens", totals.prompt_tokens),
-        ranks.counter("vllm:prompt_tokens_cached", 0),
+        ranks.counter("vllm:prompt_tokens_cached", totals.cached_tokens),
         ranks.counter("vllm:generation_tokens", totals.generation_tokens),
         ranks.counter("vllm:num_preemptions", 0),
-        ranks.counter("vllm:prefix_cache_queries", totals.prompt_tokens),
-        ranks.counter("vllm:prefix_cache_hits", 0),
+        ranks.counter("vllm:prefix_cache_queries", totals.prompt_tokens if settings.prefix_caching else 0),
+        ranks.counter("vllm:prefix_cache_hits", totals.cached_tokens),
         ranks.labelled_counter(
             "vllm:request_success", "finished_reason", _with_all(totals.finished, ("stop", "length", "abort"))
         ),
@@ -188,7 +193,8 @@ def sglang_families(totals: Totals, model: EngineModel, settings: Settings) -> l
         schedulers.gauge("sglang:num_used_tokens", round(usage * model.capacity.kv_cache_tokens)),
         schedulers.gauge("sglang:max_total_num_tokens", model.capacity.kv_cache_tokens),
         schedulers.level("sglang:gen_throughput", 0.0 if model.idle else totals.tokens_per_second / schedulers.parts),
-        schedulers.level("sglang:cache_hit_rate", 0.0),
+        schedulers.level("sglang:cache_hit_rate", totals.hit_rate),
+        _labelled_counter("sglang:cached_tokens", tokenizer, "cache_source", {"device": totals.cached_tokens}),
         schedulers.gauge("sglang:num_retracted_reqs", 0),
         schedulers.counter("sglang:num_retracted_requests", 0),
         *(

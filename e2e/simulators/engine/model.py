@@ -2,15 +2,17 @@
 
 One second of engine time does `prefill_tokens_per_second` of prompt or `decode_tokens_per_second` of output, so a
 request of (tin, tout) tokens costs tin / P + tout / D seconds, and a saturated engine finishes exactly one second of
-that work per second. Prefill is first come, first served (chunked prefill); decode is shared equally between streams,
-none faster than `stream_tokens_per_second`. When both want more than there is, each gets half and takes what the other
-leaves.
+that work per second; of tin, what the prefix cache has costs nothing. Prefill is first come, first served (chunked
+prefill); decode is shared equally between streams, none faster than `stream_tokens_per_second`. When both want more
+than there is, each gets half and takes what the other leaves.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+
+from e2e.simulators.engine.prefix import PrefixCache
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Capacity:
     stream_tokens_per_second: float
     max_running: int
     kv_cache_tokens: int
+    prefix_caching: bool = False
 
     def work_seconds(self, prompt_tokens: float, output_tokens: float) -> float:
         return prompt_tokens / self.prefill_tokens_per_second + output_tokens / self.decode_tokens_per_second
@@ -31,12 +34,17 @@ class Capacity:
 class Sequence:
     """One request inside the engine. `output_tokens` is over all of its `n` choices, which decode side by side.
 
+    `prompt`, `whole`: blocks of the prompt, and of the prompt and its answer, for the prefix cache. `cached_tokens`: of
+    the prompt, found there when the request was admitted.
     Times are seconds on the model's clock; None until they have happened.
     """
 
     prompt_tokens: int
     output_tokens: int
     n: int = 1
+    prompt: tuple[int, ...] = ()
+    whole: tuple[int, ...] = ()
+    cached_tokens: int = 0
     arrived: float = 0.0
     admitted: float | None = None
     first_token: float | None = None
@@ -65,6 +73,7 @@ class StepReport:
     finished: list[Sequence] = field(default_factory=list)
     generated_tokens: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     token_gaps: list[tuple[float, int]] = field(default_factory=list)
 
 
@@ -74,6 +83,7 @@ class EngineModel:
     def __init__(self, capacity: Capacity) -> None:
         self.capacity = capacity
         self.now = 0.0
+        self.cache = PrefixCache(capacity.kv_cache_tokens if capacity.prefix_caching else 0)
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
 
@@ -102,8 +112,6 @@ class EngineModel:
         if self.idle:
             self.now = max(self.now, at)
         sequence.arrived = at
-        # The first token comes out of the prefill pass; its cost is part of the pass, so that the sum stays exact.
-        sequence.prefill_seconds_left = self.capacity.work_seconds(sequence.prompt_tokens, sequence.n)
         self.waiting.append(sequence)
         self._admit()
 
@@ -134,8 +142,15 @@ class EngineModel:
                 report.finished.append(sequence)
         if report.finished:
             self.running = [s for s in self.running if s.finished is None]
+            for sequence in report.finished:
+                self.cache.keep(sequence.whole, self._held_tokens)
             self._admit()
         return report
+
+    @property
+    def _held_tokens(self) -> int:
+        """What running sequences have of the KV cache beyond the prompts that the prefix cache has as blocks."""
+        return round(sum(s.generated if s.prompt else s.prompt_tokens + s.generated for s in self.running))
 
     def _most_tokens(self, sequence: Sequence, dt: float) -> float:
         left = sequence.output_tokens - sequence.generated
@@ -151,7 +166,9 @@ class EngineModel:
             sequence.first_token = self.now
             sequence.generated = float(min(sequence.n, sequence.output_tokens))
             report.first_tokens.append(sequence)
+            self.cache.keep(sequence.prompt, self._held_tokens)
             report.prompt_tokens += sequence.prompt_tokens
+            report.cached_tokens += sequence.cached_tokens
             report.generated_tokens += sequence.generated_tokens
 
     def _decode(
@@ -185,6 +202,10 @@ class EngineModel:
                 return
             self.waiting.popleft()
             head.admitted = max(self.now, head.arrived)
+            head.cached_tokens = self.cache.find(head.prompt, head.prompt_tokens)
+            # The first token comes out of the prefill pass; its cost is part of the pass, so that the sum stays exact.
+            computed = head.prompt_tokens - head.cached_tokens
+            head.prefill_seconds_left = self.capacity.work_seconds(computed, head.n)
             self.running.append(head)
             slots -= head.n
             kv_free -= head.total_tokens

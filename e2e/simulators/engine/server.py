@@ -20,6 +20,7 @@ from e2e.simulators.engine.group import Membership, RendezvousFailed
 from e2e.simulators.engine.hub import fetch
 from e2e.simulators.engine.metrics import EngineMetrics
 from e2e.simulators.engine.model import Capacity, EngineModel, Sequence
+from e2e.simulators.engine.prefix import blocks
 from e2e.simulators.engine.scheduler import EngineStopped, Scheduler
 from e2e.simulators.engine.settings import Settings, Surroundings
 
@@ -38,6 +39,7 @@ class EngineServer:
             stream_tokens_per_second=around.stream_tokens_per_second,
             max_running=settings.max_running,
             kv_cache_tokens=max(around.kv_cache_tokens, settings.max_model_tokens),
+            prefix_caching=settings.prefix_caching,
         )
         self.model = EngineModel(capacity)
         self.metrics = EngineMetrics(settings, self.model)
@@ -141,7 +143,7 @@ class EngineServer:
             if engine == "sglang" and refusal.status == 503 and asked.stream:
                 return await self._refuse_in_stream(request, refusal)
             return dialect.error_response(engine, refusal)
-        sequence = Sequence(asked.prompt_tokens, asked.completion_tokens, asked.n)
+        sequence = self._sequence(asked)
         try:
             if asked.stream:
                 return await self._stream(request, asked, sequence)
@@ -186,7 +188,11 @@ class EngineServer:
         await self.scheduler.finish(sequence)
         self.metrics.totals.answered(sequence, reason=asked.finish_reason, streaming=False)
         body = completions.answer(
-            asked, identifier=self._identifier(asked), created=int(time.time()), model=self._model_name(asked)
+            asked,
+            identifier=self._identifier(asked),
+            created=int(time.time()),
+            model=self._model_name(asked),
+            cached_tokens=self._told(sequence),
         )
         return web.json_response(body)
 
@@ -213,11 +219,23 @@ class EngineServer:
                     self.settings.engine, Refusal(500, "Engine was shut down.", "InternalServerError")
                 )
             raise
-        tail = writer.finish() + (writer.usage(asked.completion_tokens) if asked.include_usage else b"")
-        await response.write(tail + completions.DONE)
+        usage = writer.usage(asked.completion_tokens, self._told(sequence)) if asked.include_usage else b""
+        await response.write(writer.finish() + usage + completions.DONE)
         await response.write_eof()
         self.metrics.totals.answered(sequence, reason=asked.finish_reason, streaming=True)
         return response
+
+    def _sequence(self, asked: completions.CompletionRequest) -> Sequence:
+        sequence = Sequence(asked.prompt_tokens, asked.completion_tokens, asked.n)
+        if self.settings.prefix_caching:
+            prompt = asked.prompt.encode()
+            sequence.prompt = blocks(prompt)
+            answer = completions.text(0, asked.output_tokens).encode() if asked.n == 1 else b""
+            sequence.whole = blocks(prompt + answer)
+        return sequence
+
+    def _told(self, sequence: Sequence) -> int | None:
+        return sequence.cached_tokens if self.settings.tells_cached_tokens else None
 
     async def _refuse_in_stream(self, request: web.Request, refusal: Refusal) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})

@@ -42,7 +42,7 @@ class Rank:
 class Settings:
     """`gpus` are those used in this pod. `shutdown_seconds` None: drain without limit. Limits of None: no limit.
 
-    `group` None: one node. `headless`: no HTTP here.
+    `group` None: one node. `headless`: no HTTP here. `tells_cached_tokens`: in the usage of an answer.
     The data parallel ranks of which `ranks` tell share the requests; several may tell of the same one.
     """
 
@@ -62,6 +62,8 @@ class Settings:
     metrics: bool
     headless: bool
     ranks: tuple[Rank, ...]
+    prefix_caching: bool = True
+    tells_cached_tokens: bool = False
     group: Group | None = None
 
     @property

@@ -146,6 +146,8 @@ def read(arguments: Sequence[str], around: Surroundings) -> Settings:
         headless=(parsed.node_rank or 0) > 0,
         group=_group(parsed),
         ranks=_schedulers(parsed),
+        prefix_caching=not parsed.disable_radix_cache,
+        tells_cached_tokens=parsed.enable_cache_report,
     )
 
 

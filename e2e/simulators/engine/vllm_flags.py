@@ -212,6 +212,8 @@ def read(arguments: Sequence[str], around: Surroundings) -> Settings:
         headless=parsed.headless,
         group=_group(parsed),
         ranks=tuple(Rank({"engine": str(first + number)}, number) for number in range(engines)),
+        prefix_caching=parsed.enable_prefix_caching is not False,
+        tells_cached_tokens=bool(parsed.enable_prompt_tokens_details),
     )
 
 

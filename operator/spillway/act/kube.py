@@ -28,6 +28,7 @@ PLURALS = {
     "Pod": "pods",
     "Event": "events",
     "ConfigMap": "configmaps",
+    "Secret": "secrets",
     "Lease": "leases",
     "MoEDeployment": "moedeployments",
     "GPUPool": "gpupools",

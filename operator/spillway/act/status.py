@@ -282,6 +282,11 @@ def conditions(
         )
     else:
         told.set(ConditionType.SPILL_AVAILABLE, False, plan.spill.reason, plan.spill.message)
+    shut = next((route for route in plan.spill.routes if not route.permitted), None)
+    if shut is not None:
+        told.set(ConditionType.ROUTES_AVAILABLE, False, shut.reason, shut.message)
+    elif plan.spill.routes or find_condition(before, ConditionType.ROUTES_AVAILABLE):
+        told.set(ConditionType.ROUTES_AVAILABLE, True, Reason.AS_EXPECTED, "what spec.routes takes may go out")
     limit = next((by_code[c] for c in (Code.MAX_REPLICAS, Code.NO_GPU) if c in by_code), None)
     if limit is not None:
         told.set(ConditionType.SCALING_LIMITED, True, limit.code, limit.message)

@@ -43,6 +43,7 @@ class ConditionType:
     DEGRADED = "Degraded"
     METRICS_AVAILABLE = "MetricsAvailable"
     SPILL_AVAILABLE = "SpillAvailable"
+    ROUTES_AVAILABLE = "RoutesAvailable"
     SCALING_LIMITED = "ScalingLimited"
     WITHIN_BUDGET = "WithinBudget"
     PINNED = "Pinned"

@@ -14,11 +14,7 @@ from spillway.api.resource import Resource
 
 SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
     "MoEDeployment": {
-        "spec.spill.when": ("Saturated", "ColdStart", "NoCapacity", "Unavailable", "Rollout"),
         "spec.spill.maxShare": None,
-        "spec.spill.holdSeconds": None,
-        "spec.routes": (),
-        "spec.balancing": "LeastRequest",
     },
     "GPUPool": {},
     "ExternalProvider": {
@@ -26,9 +22,6 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
         "spec.models[].price.tiers": (),
         "spec.limits.requestsPerMinute": None,
         "spec.limits.tokensPerMinute": None,
-        "spec.timeouts.connect": None,
-        "spec.timeouts.firstByte": None,
-        "spec.timeouts.idle": None,
     },
     "CostPolicy": {
         "spec.maxFloorGPUs": None,

@@ -136,12 +136,35 @@ class ProviderTls(KubeModel):
 class ProviderTimeouts(KubeModel):
     """How long a request waits for the provider."""
 
+    model_config = ConfigDict(
+        json_schema_extra=model_rules(
+            cel(
+                "!has(self.firstByte) || !has(self.idle) || duration(self.firstByte) <= duration(self.idle)",
+                "firstByte must not be more than idle, which counts from the request on",
+                field=".firstByte",
+            )
+        )
+    )
+
     connect_seconds: Annotated[Latency | None, Field(alias="connect")] = None
     """To connect, the TLS handshake included, as a duration of at most 10m. Default: 5s."""
     first_byte_seconds: Annotated[Latency | None, Field(alias="firstByte")] = None
-    """From the request to the first byte of the answer, as a duration of at most 10m. Default: no limit of its own."""
+    """From the request to the headers of the answer, as a duration of at most 10m; the next provider is then tried. An
+    answer that is not streamed has none before it is complete. Default: no limit of its own."""
     idle_seconds: Annotated[Latency | None, Field(alias="idle")] = None
-    """Longest silence within an answer, as a duration of at most 10m. Default: the gateway's, 1h."""
+    """Longest silence of the provider, the waits for the headers and for the first token included, as a duration of at
+    most 10m. Before the headers the next provider is then tried, later the answer is cut. Default: the gateway's, which
+    is 1h."""
+
+    @model_validator(mode="after")
+    def _first_byte_within_idle(self) -> ProviderTimeouts:
+        first_byte, idle = self.first_byte_seconds, self.idle_seconds
+        if first_byte is not None and idle is not None and first_byte > idle:
+            raise ValueError(
+                f"firstByte is {first_byte:g}s and idle is {idle:g}s, which counts from the request on: "
+                "lower firstByte or raise idle"
+            )
+        return self
 
 
 class ExternalProviderSpec(KubeModel):

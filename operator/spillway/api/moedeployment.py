@@ -72,11 +72,18 @@ class MoEDeploymentSpec(KubeModel):
     """Requests that always go to a provider, whatever the replicas can take. Default: none."""
     hints: Annotated[tuple[Hint, ...], Field(max_length=16), ListType("atomic")] = ()
     """Known events that no history shows: times at which at least so many replicas are wanted. Default: none."""
-    balancing: Balancing | None = None
+    balancing: Balancing = "PrefixAffinity"
     """PrefixAffinity: requests with the same beginning go to the same replica, whose cache then holds it, as long as
-    that one is not overloaded. LeastRequest: to the replica with the fewest requests. Default: LeastRequest."""
+    that one is not overloaded. LeastRequest: to the replica with the fewest requests. Default: PrefixAffinity."""
     rollout: Rollout = Rollout()
     """How replicas of a new revision take over."""
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Every (provider, model) that requests may be sent to, by spill or by a route; each once."""
+        named = [(target.name, target.model) for target in self.spill.providers]
+        named += [(route.to.provider, route.to.model) for route in self.routes]
+        return tuple(dict.fromkeys(named))
 
     @model_validator(mode="after")
     def _floors_below_ceiling(self) -> MoEDeploymentSpec:

@@ -158,5 +158,5 @@ class MoEDeploymentStatus(KubeModel):
     decisions: Annotated[tuple[DecisionStatus, ...], Field(max_length=MAX_DECISIONS), ListType("atomic")] = ()
     """The last decisions, newest first."""
     conditions: Conditions = ()
-    """Ready, Progressing, Degraded, MetricsAvailable, SpillAvailable, ScalingLimited, WithinBudget, Pinned, Paused,
-    ForeignAutoscaler, NotActedOn."""
+    """Ready, Progressing, Degraded, MetricsAvailable, SpillAvailable, RoutesAvailable, ScalingLimited, WithinBudget,
+    Pinned, Paused, ForeignAutoscaler, NotActedOn."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -89,8 +89,13 @@ class Spill(KubeModel):
     """Largest share of the tokens of the trailing hour that may spill while a replica is ready, 0 to 1; routes do not
     count. Default: no limit."""
     hold_seconds: Annotated[int, Field(ge=0, le=900), Keywords(format="int32")] | None = None
-    """How long a request may wait for the first replica when no provider is permitted, in seconds. Default: 1.5 times
-    the 90th percentile of cold starts, at most 900."""
+    """How long a request may wait for the first replica when no provider is permitted, in seconds; 0: it is refused at
+    once. Default: 1.5 times the 90th percentile of cold starts in whole minutes, at most 900."""
+
+    @property
+    def on_every_occasion(self) -> bool:
+        """Whether `when` leaves nothing out."""
+        return set(get_args(SpillReason)) <= set(self.when)
 
 
 class HeaderMatch(KubeModel):

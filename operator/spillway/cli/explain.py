@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kubernetes.aio import client, config
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -18,8 +16,15 @@ from spillway.act.kube import Kube, KubeError, path
 from spillway.api import API_VERSION, DecisionStatus, InvalidSpec, MoEDeployment, MoEDeploymentStatus, parse
 from spillway.cli import account
 from spillway.cli.account import Unknown, age
+from spillway.cli.connection import NoCluster, cluster
 
-GOOD = {"Ready": "True", "MetricsAvailable": "True", "SpillAvailable": "True", "WithinBudget": "True"}
+GOOD = {
+    "Ready": "True",
+    "MetricsAvailable": "True",
+    "SpillAvailable": "True",
+    "RoutesAvailable": "True",
+    "WithinBudget": "True",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +65,16 @@ async def show(question: Question, console: Console | None = None) -> int:
             return 1
         return 0 if account.tell(found, console, now, question.why_not) else 1
     try:
-        configuration = client.Configuration()
-        chosen = {"context": question.context} if question.context else {}  # in a pod there is none, and none is taken
-        with warnings.catch_warnings(action="ignore"):  # its warning says less than we do
-            await config.load_config(client_configuration=configuration, **chosen)  # type: ignore[no-untyped-call]
-    except (config.ConfigException, TypeError) as error:
-        errors.print(f"spillway: no cluster to ask: {str(error).rstrip('.')}. Set KUBECONFIG or --context.")
-        return 2
-    async with client.ApiClient(configuration) as api:
-        kube = Kube(api)
-        try:
-            moe = await _deployment(kube, question)
-        except Unknown as error:
-            errors.print(f"spillway: {error}", soft_wrap=True)
-            return 1
-        except OSError as error:
-            errors.print(f"spillway: {configuration.host} does not answer: {error}")
-            return 1
-        return await answer(question, moe, kube, at, now, console)
+        async with cluster(question.context) as kube:
+            try:
+                moe = await _deployment(kube, question)
+            except Unknown as error:
+                errors.print(f"spillway: {error}", soft_wrap=True)
+                return 1
+            return await answer(question, moe, kube, at, now, console)
+    except NoCluster as error:
+        errors.print(f"spillway: {error}", soft_wrap=True)
+        return error.status
 
 
 async def _deployment(kube: Kube, question: Question) -> MoEDeployment:

@@ -192,6 +192,62 @@ def explain(
 
 
 @app.command()
+def bill(
+    by: Annotated[
+        str, typer.Option(help="Columns: day, month, team, deployment, source, provider, pool, supplier, model.")
+    ] = "team,deployment,supplier,model",
+    month: Annotated[str | None, typer.Option(help="A month such as 2026-11. Default: this one.")] = None,
+    since: Annotated[str | None, typer.Option("--from", help="First day, such as 2026-11-01.")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="First day that does not count.")] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Of one team. Default: all.")] = None,
+    time_zone: Annotated[str, typer.Option(help="Whose days and months, such as Europe/Berlin.")] = "UTC",
+    output: Annotated[
+        str, typer.Option("--format", help="table, csv, json, or focus (CSV of the FinOps specification FOCUS).")
+    ] = "table",
+    context: Annotated[str | None, typer.Option(help="kubeconfig context.")] = None,
+    operator_namespace: Annotated[str, typer.Option(help="Namespace of the operator.")] = "spillway-system",
+) -> None:
+    """Tell where the money went: API and GPU dollars by day, team, deployment, provider, pool or model.
+
+    Example: `kubectl spillway bill --by team,supplier`, `kubectl spillway bill --month 2026-10 --format focus`
+    """
+    from spillway.cli.bill import Question, show
+
+    asked = Question(by, month, since, until, namespace, time_zone, output, context, operator_namespace)
+    raise typer.Exit(asyncio.run(show(asked)))
+
+
+@app.command()
+def budget(
+    name: Annotated[str | None, typer.Argument(help="Name of the CostPolicy. Default: all.")] = None,
+    context: Annotated[str | None, typer.Option(help="kubeconfig context.")] = None,
+) -> None:
+    """Tell where budgets stand: spent, left, in flight, and how long they last at the present burn.
+
+    Example: `kubectl spillway budget`, `kubectl spillway budget assist`
+    """
+    from spillway.cli.budget import show
+
+    raise typer.Exit(asyncio.run(show(name, context)))
+
+
+@app.command()
+def stop_spill(
+    names: Annotated[list[str] | None, typer.Argument(help="CostPolicies to suspend.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Suspend every ExternalProvider instead.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Allow it again.")] = False,
+    context: Annotated[str | None, typer.Option(help="kubeconfig context.")] = None,
+) -> None:
+    """Stop spending at external APIs within seconds; what is under way is finished and paid.
+
+    Example: `kubectl spillway stop-spill assist`, `kubectl spillway stop-spill --all`
+    """
+    from spillway.cli.budget import switch
+
+    raise typer.Exit(asyncio.run(switch(names or [], everything, undo, context)))
+
+
+@app.command()
 def replay(
     directory: Annotated[Path, typer.Argument(help="What `spillway operator --record` wrote.")],
     json: Annotated[bool, typer.Option("--json", help="The outcome as JSON.")] = False,

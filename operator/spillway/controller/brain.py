@@ -141,6 +141,7 @@ class Brain:
             self._treasury.view,
             health,
             self._settings.decide(),
+            self._treasury.arrivals.last,
         )
         started = time.perf_counter()
         planned = await self._plan(snapshot)

@@ -92,5 +92,6 @@ def _what(outcome: DeploymentPlan) -> Hashable:
         tuple(sorted(outcome.desired.items())),
         tuple((d.code, d.variant, d.before, d.after) for d in outcome.decisions),
         tuple((p.provider, p.model, p.permitted, p.reason) for p in outcome.spill.providers),
+        tuple((r.provider, r.model, r.permitted, r.reason) for r in outcome.spill.routes),
         outcome.spill.reason,
     )

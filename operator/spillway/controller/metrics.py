@@ -38,6 +38,12 @@ class Metrics:
             "Mistakes in the catalog's overlay; while there are any, the last good catalog is in force.",
             registry=self.registry,
         )
+        self.certificates = Gauge(
+            "spillway_ads_certificate_expiry_timestamp_seconds",
+            "When a certificate between operator and gateways ends, as the leader knows it; authority: the newest.",
+            ["certificate"],
+            registry=self.registry,
+        )
         for result in ("success", "error"):
             self.reconciles.labels(result)
         self._state = _State()

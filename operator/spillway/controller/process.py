@@ -20,6 +20,7 @@ from spillway.catalog import Catalog
 from spillway.controller import informer
 from spillway.controller.brain import Brain, Picture
 from spillway.controller.catalog_watch import CatalogWatch
+from spillway.controller.certificates import Certificates
 from spillway.controller.chronicle import Chronicle
 from spillway.controller.health import Explain, HealthServer
 from spillway.controller.lease import LeaderLease
@@ -185,9 +186,13 @@ class Operator:
         settings, queue = self._settings, WorkQueue()
         prometheus = Prometheus(settings.prometheus_url)
         treasury = Treasury(client.CoreV1Api(self._api), self._objects, settings, self._wake)
+        certificates = Certificates(self._kube, settings.namespace, self._metrics)
         # A leader that is not sure to lead, or does not see what is spent, renews nobody's permission to spend.
         ads = AdsServer(
-            settings.bind_address, settings.ads_port, may_spill=lambda: self._lease.valid and treasury.fresh
+            settings.bind_address,
+            settings.ads_port,
+            may_spill=lambda: self._lease.valid and treasury.fresh,
+            identity=lambda: certificates.identity,
         )
         children = Children(self._kube, self._objects, settings.build())
         events = EventRecorder(self._kube, settings.pod_name)
@@ -205,6 +210,7 @@ class Operator:
             return overlay.catalog
 
         reconciler = Reconciler(self._kube, self._objects, children, events, treasury, catalog, queue, self._metrics)
+        await certificates.load()
         await overlay.read()
         await treasury.load()
         memory = await recollection.load()
@@ -241,6 +247,7 @@ class Operator:
                 brain.run(self._stopped),
                 self._renew(ads),
                 overlay.run(),
+                certificates.run(),
                 *(reconciler.work() for _ in range(settings.workers)),
             ) as failed:
                 self._brain = brain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from spillway.api import ExternalProvider
+from spillway.api import ExternalProvider, MoEDeployment
 from spillway.build import ENGINE_PORT
 from spillway.decide.outcome import DeploymentPlan, Plan
 from spillway.decide.snapshot import Phase, Replica, Snapshot
@@ -12,6 +12,7 @@ from spillway.gateway import desired as gateway
 from spillway.observe.objects import Objects
 from spillway.observe.resolve import Resolved
 
+CONNECT_SECONDS = 5.0  # to a provider, where it says nothing else
 HEALTH_PATHS = {"vLLM": "/health", "SGLang": "/ready"}  # SGLang's /health generates a token
 
 
@@ -40,7 +41,8 @@ def desired(
             for p in planned.spill.providers
             if (found := providers.get(p.provider)) and found.spec.allows(namespace) and found.spec.model(p.model)
         )
-        pairs.update(chain)
+        routes = routing(one.moe, planned, providers)
+        pairs.update(chain, (route.pair for route in routes if route.pair is not None))
         deployment = gateway.Deployment(
             namespace=namespace,
             name=one.moe.metadata.name,
@@ -55,6 +57,10 @@ def desired(
                 planned.spill.refusal.retry_after_seconds,
             ),
             gate_fallback=fallback(planned.gate, gateways),
+            routes=routes,
+            affinity=one.moe.spec.balancing == "PrefixAffinity",
+            hold_seconds=round(planned.spill.hold_seconds),
+            some_occasions=not one.moe.spec.spill.on_every_occasion,
         )
         deployments.append(deployment)
         spill[deployment.id] = gateway.SpillState(
@@ -63,7 +69,11 @@ def desired(
             permitted={
                 (p.provider, p.model): p.permitted for p in planned.spill.providers if (p.provider, p.model) in chain
             },
-            caps={(p.provider, p.model): p.cap for p in planned.spill.providers if (p.provider, p.model) in chain},
+            caps={pair: cap for pair, cap in caps(planned).items() if pair in deployment.pairs},
+            when_full=planned.spill.when_full,
+            when_empty=planned.spill.when_empty,
+            hold=not deployment.endpoints and not (planned.spill.allowed and planned.spill.when_empty),
+            routed=frozenset((r.provider, r.model) for r in planned.spill.routes if r.permitted),
             lease_seconds=planned.spill.lease_seconds,
         )
     return gateway.Desired(
@@ -72,6 +82,39 @@ def desired(
         egresses=tuple(egress(providers[name], model) for name, model in sorted(pairs)),
         spill=spill,
     )
+
+
+def caps(planned: DeploymentPlan) -> dict[tuple[str, str], int]:
+    """In-flight requests of each pair; one that spill and a route share has one cap, which is 0 where both are shut."""
+    found = {(p.provider, p.model): p.cap for p in planned.spill.providers}
+    for route in planned.spill.routes:
+        pair = (route.provider, route.model)
+        found[pair] = max(route.cap, found.get(pair, 0))
+    return found
+
+
+def routing(
+    moe: MoEDeployment, planned: DeploymentPlan, providers: Mapping[str, ExternalProvider]
+) -> tuple[gateway.Route, ...]:
+    """spec.routes. One to a provider that the namespace may not use leads nowhere, whatever the runtime says."""
+    plans = {(r.provider, r.model): r for r in planned.spill.routes}
+    found = []
+    for route in moe.spec.routes:
+        pair = (route.to.provider, route.to.model)
+        offered = providers.get(pair[0])
+        usable = offered and offered.spec.allows(moe.metadata.namespace) and offered.spec.model(pair[1])
+        refusal, header = plans[pair].refusal, route.match.header
+        found.append(
+            gateway.Route(
+                name=route.name,
+                pair=pair if usable else None,
+                refusal=gateway.Refusal(refusal.status, refusal.code, refusal.message, refusal.retry_after_seconds),
+                header=(header.name, header.value) if header else None,
+                model=route.match.model,
+                percent=route.match.percent or 0,
+            )
+        )
+    return tuple(found)
 
 
 def fallback(gate: int, gateways: int) -> int:
@@ -107,6 +150,9 @@ def provider(obj: ExternalProvider) -> gateway.Provider:
         ca_key=spec.tls.ca_secret_ref.key if spec.tls.ca_secret_ref else None,
         server_name=spec.tls.server_name,
         insecure=spec.tls.insecure,
+        connect_seconds=CONNECT_SECONDS if (given := spec.timeouts.connect_seconds) is None else given,
+        first_byte_seconds=spec.timeouts.first_byte_seconds,
+        idle_seconds=spec.timeouts.idle_seconds,
     )
 
 

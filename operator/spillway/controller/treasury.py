@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -15,6 +15,7 @@ from kubernetes.aio.client import ApiException, CoreV1Api
 
 from spillway.api import CostPolicy, ExternalProvider, GPUPool, MoEDeployment
 from spillway.build import DEPLOYMENT_LABEL
+from spillway.controller.arrivals import Arrivals
 from spillway.controller.provider_watch import ProviderWatch
 from spillway.controller.settings import OperatorSettings
 from spillway.gateway.names import external_cluster
@@ -28,6 +29,7 @@ from spillway.ledger import (
     PodUsage,
     PoolPrice,
     Process,
+    allow,
     charge_pods,
     charge_reading,
     charge_vanished,
@@ -87,9 +89,11 @@ class Treasury:
         self._last_external = ZERO
         self._lives: dict[str, _Life] = {}  # of each gateway pod, at its last reading
         self._missing: dict[str, frozenset[str]] = {}
+        self._arrived: dict[str, Mapping[str, int]] = {}  # by gateway process, of the round that is being read
         self.book = Book()
         self.view = Money()
         self.providers = ProviderWatch()
+        self.arrivals = Arrivals()
         self.read_once = asyncio.Event()  # before the first round nothing is known of what may be spent
         self.in_flight: dict[str, dict[str, int]] = {}  # by gateway process and cluster, for sharing out limits
         self._recent_caps: list[Mapping[Pair, int]] = []  # of the rounds whose caps may still be in force somewhere
@@ -151,6 +155,7 @@ class Treasury:
         process = reading.process or ""
         spilling = sum(n for name, n in reading.in_flight.items() if name.startswith("ext|"))
         self._lives[pod.pod] = _Life(process, dict(reading.in_flight), spilling, self._terminating(pod.pod))
+        self._arrived[process] = reading.arrivals
         self._missing[pod.pod] = frozenset(reading.missing_credential_keys)
         samples = (
             EgressSample(
@@ -179,10 +184,11 @@ class Treasury:
         """Whether the gateways were read lately: only then may a spill lease be renewed."""
         return time.monotonic() - self._read_at < FRESH_SECONDS
 
-    def _caps_in_force(self) -> dict[Pair, int]:
-        """The largest cap of each pair that a gateway may still have."""
-        pairs = {pair for given in self._recent_caps for pair in given}
-        return {pair: max(given.get(pair, 0) for given in self._recent_caps) for pair in pairs}
+    def _caps_in_force(self, coming: Money | None = None) -> dict[Pair, int]:
+        """The largest cap of each pair that a gateway may still have, or will with the view that comes."""
+        recent = [*self._recent_caps, *([coming.caps] if coming else [])]
+        pairs = {pair for given in recent for pair in given}
+        return {pair: max(given.get(pair, 0) for given in recent) for pair in pairs}
 
     @property
     def missing_keys(self) -> frozenset[str]:
@@ -205,14 +211,16 @@ class Treasury:
                 self._take(charge_reading(self.book, reading.pod, page.process, page.samples, prices, reading.at))
         self.providers.note(((r.page.process, r.page.samples) for r in found.readings), time.monotonic())
         self._take(charge_pods(self.book, self._gpu_pods(), self._pool_prices(), now))
-        # What vanished is charged by the limits of its time; a new leader has only today's.
-        self.view = self._assess(found, now)
-        if self._close_vanished(found, now):
-            self.view = self._assess(found, now)
+        view = self._assess(found, now)
+        if self._close_vanished(found, view, now):
+            view = self._assess(found, now)
+        self.view = await self._vouched(found, view)
         self.in_flight = {life.process: dict(life.in_flight) for life in self._lives.values() if life.process}
+        requested = self.arrivals.note(self._arrived, now.timestamp())
+        self._arrived = {}
         self._recent_caps = [*self._recent_caps, self.view.caps][-ROUNDS_IN_FORCE:]
         self._read_at = time.monotonic()  # a gateway that does not answer is in `unread`
-        if (before.caps, before.stops, before.lease_seconds) != (
+        if requested or (before.caps, before.stops, before.lease_seconds) != (
             self.view.caps,
             self.view.stops,
             self.view.lease_seconds,
@@ -220,6 +228,29 @@ class Treasury:
             self._on_threshold()
         self.read_once.set()
         await self._write_quietly()
+
+    async def _vouched(self, found: Round, view: Money) -> Money:
+        """The view, once the stored ledger knows all that its caps may let a gateway process have in flight: whoever
+        leads after us charges one that dies by that. Where it cannot be stored, no cap grows."""
+        caps = self._caps_in_force(view)
+        read = {Process(r.pod, r.page.process) for r in found.readings}
+        for owner in self.book.gateways:
+            self.book = allow(self.book, owner, self._share_of(owner.pod, caps), read=owner in read)
+        if self._unknown_caps():
+            await self._write_quietly(force=True)
+        if self._unknown_caps():
+            before = self.view.caps
+            return replace(view, caps={pair: min(cap, before.get(pair, 0)) for pair, cap in view.caps.items()})
+        return view
+
+    def _unknown_caps(self) -> bool:
+        """Whether a gateway process would be allowed more than the stored ledger knows."""
+        known = self._written.caps if self._written is not None else {}
+        return any(
+            cap > known.get(owner, {}).get(pair, 0)
+            for owner, allowed in self.book.caps.items()
+            for pair, cap in allowed.items()
+        )
 
     def _assess(self, found: Round, now: datetime) -> Money:
         moes = list(valid(MoEDeployment, self._objects.moedeployments).values())
@@ -236,10 +267,10 @@ class Treasury:
             self._settings.timing(),
         )
 
-    async def _write_quietly(self) -> None:
+    async def _write_quietly(self, force: bool = False) -> None:
         """Spending is known here even while the API server is away; the write is tried again next round."""
         try:
-            await self.write()
+            await self.write(force)
         except (ApiException, OSError, TimeoutError) as error:
             log.warning("the ledger could not be written yet", extra={"error": str(error)[:200]})
 
@@ -248,7 +279,7 @@ class Treasury:
         for problem in charged.problems:
             log.error("not charged", extra={"problem": problem})
 
-    def _close_vanished(self, found: Round, now: datetime) -> bool:
+    def _close_vanished(self, found: Round, view: Money, now: datetime) -> bool:
         """Processes that are no more: retired if they were read after their last request, else charged their limit.
         Returns whether anything was charged."""
         charged = False
@@ -262,7 +293,7 @@ class Treasury:
                 self.book = retire(self.book, *owner)
                 log.info("a gateway ended cleanly", extra={"pod": owner.pod})
             else:
-                limits = vanished_limits(self.view.needs, self._pod_caps(owner.pod))
+                limits = vanished_limits(view.needs, self._caps_of(owner, view))
                 self._take(charge_vanished(self.book, *owner, *limits, now))
                 charged = True
                 log.warning("a gateway vanished unread: charged its limit", extra={"pod": owner.pod})
@@ -276,17 +307,21 @@ class Treasury:
         unread = ZERO
         for owner in self.book.gateways:
             if owner.pod in found.failures:
-                limits = vanished_limits(self.view.needs, self._pod_caps(owner.pod))
+                limits = vanished_limits(self.view.needs, self._caps_of(owner, self.view))
                 unread += sum(unread_usd(self.book, owner, *limits, now).values(), ZERO)
         return unread
 
-    def _pod_caps(self, pod: str) -> dict[Pair, int]:
-        """The share of each cap that a gateway pod had; all of it where that is not known."""
-        in_force = self._caps_in_force() or dict(self.view.caps)
+    def _caps_of(self, owner: Process, view: Money) -> Mapping[Pair, int]:
+        """What the process was allowed at its time, as the book knows it; from a ledger of before, all of today's."""
+        found = self.book.caps.get(owner)
+        return self._caps_in_force(view) if found is None else found
+
+    def _share_of(self, pod: str, caps: Mapping[Pair, int]) -> dict[Pair, int]:
+        """Of each cap what that gateway pod has; all of it where it was never read."""
         if pod not in self._lives:
-            return in_force
+            return dict(caps)
         found = {}
-        for pair, cap in in_force.items():
+        for pair, cap in caps.items():
             cluster_name = external_cluster((pair.provider, pair.model), f"{pair.namespace}/{pair.deployment}")
             load = {name: life.in_flight.get(cluster_name, 0) for name, life in self._lives.items()}
             found[pair] = share(cap, load).get(pod, 0)
@@ -295,9 +330,9 @@ class Treasury:
     def _in_flight_by_pair(self, moes: list[MoEDeployment]) -> dict[Pair, int]:
         found: dict[Pair, int] = {}
         for moe in moes:
-            for target in moe.spec.spill.providers:
-                pair = Pair(moe.metadata.namespace, moe.metadata.name, target.name, target.model)
-                name = external_cluster((target.name, target.model), moe.key)
+            for provider, model in moe.spec.pairs:
+                pair = Pair(moe.metadata.namespace, moe.metadata.name, provider, model)
+                name = external_cluster((provider, model), moe.key)
                 found[pair] = sum(life.in_flight.get(name, 0) for life in self._lives.values())
         return found
 

@@ -59,6 +59,19 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class RoutePlan:
+    """A pair that spec.routes names: as for spill, and what a client of the route reads while it is shut."""
+
+    provider: str
+    model: str
+    permitted: bool
+    cap: int
+    refusal: Refusal
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SpillPlan:
     allowed: bool
     lease_seconds: float
@@ -66,6 +79,10 @@ class SpillPlan:
     refusal: Refusal
     reason: str = ""  # why it is not allowed, or why it is at work
     message: str = ""
+    routes: tuple[RoutePlan, ...] = ()
+    when_full: bool = True  # what finds the replicas full may go out
+    when_empty: bool = True  # what finds no replica
+    hold_seconds: float = 0.0  # for which what finds no replica waits, if it may not go out
 
 
 @dataclass(frozen=True, slots=True)

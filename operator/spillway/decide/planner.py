@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from spillway.decide import capacity, drain, placement, pools, providers, rollout, spill, starts
+from spillway.decide import capacity, drain, occasions, placement, pools, providers, rollout, routed, spill, starts
 from spillway.decide.memory import DeploymentMemory, DrainingReplica, Memory, PoolMemory
 from spillway.decide.outcome import Capacity, Decision, DeploymentPlan, Plan, SpillPlan, WorkloadPlan
 from spillway.decide.reasons import Code
@@ -104,6 +104,14 @@ def settle(
     short = mix is not None and mix.uncovered_units > 0
     held = (wanted.memory.held or spill.hold(deployment)) if deployment.paused or deployment.dry_run else None
     spilling = spill.plan_spill(snapshot, deployment, start_seconds, short, held)
+    when_full, when_empty = occasions.may_spill(deployment, short)
+    spilling = replace(
+        spilling,
+        routes=routed.route_plans(snapshot, deployment),
+        when_full=when_full,
+        when_empty=when_empty,
+        hold_seconds=occasions.hold_seconds(deployment, wanted.memory, spilling.providers),
+    )
     moves: list[Decision] = []
     if mix is None or wanted.need is None:
         # Of revisions that change places, what they are on their way to; of a drain that comes back, what is there.

@@ -10,6 +10,7 @@ class Code(StrEnum):
     DEMAND_FELL = "DemandFell"
     FLOOR_RAISED = "FloorRaised"
     HINT = "Hint"
+    REQUEST_WAITS = "RequestWaits"
     MAX_REPLICAS = "MaxReplicas"
     PINNED = "Pinned"
     NO_GPU = "NoGPU"

@@ -169,6 +169,10 @@ class Deployment:
     rates: tuple[EngineRates, ...] = ()  # by variant; one that is absent served nothing
     providers: tuple[ProviderOption, ...] = ()
     cheapest_first: bool = True  # of the providers; else in their order
+    spill_when: tuple[str, ...] = ("Saturated", "ColdStart", "NoCapacity", "Unavailable", "Rollout")
+    hold_seconds: int | None = 0  # for which a request waits for the first replica; None: by how long starts take
+    last_request_at: float = 0.0  # when the gateways last got one; 0: not since this operator reads them
+    routed: tuple[ProviderOption, ...] = ()  # pairs that spec.routes sends requests to, each once
     policies: tuple[str, ...] = ()  # CostPolicies that select the namespace
     lease_seconds: float = 15.0  # how long the gateway may spill without word from us (ledger)
     usd_value_per_request: float = 0.0  # what serving one request is worth

@@ -119,6 +119,12 @@ def spent_budget(snapshot: Snapshot, deployment: Deployment) -> Budget | None:
     return max(spent, key=lambda b: b.resets_at, default=None)
 
 
+def spent_words(budget: Budget) -> str:
+    """Which budget is spent, and when it opens again."""
+    reset = datetime.fromtimestamp(budget.resets_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return f"budget '{budget.name}' of CostPolicy '{budget.policy}' is spent; it opens again at {reset}"
+
+
 def refusal(
     snapshot: Snapshot, deployment: Deployment, providers: Sequence[ProviderPlan], start_seconds: float
 ) -> Refusal:
@@ -128,29 +134,25 @@ def refusal(
     if providers and by_money and not any(p.permitted for p in providers):
         budget = spent_budget(snapshot, deployment)
         if budget is not None:
-            reset = datetime.fromtimestamp(budget.resets_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-            words = (
-                f"The GPUs of {deployment.key} are full and budget '{budget.name}' of CostPolicy '{budget.policy}' "
-                f"is spent; it opens again at {reset}."
-            )
+            words = f"The GPUs of {deployment.key} are full and {spent_words(budget)}."
             wait = budget.resets_at - snapshot.time
         else:
             words = f"The GPUs of {deployment.key} are full and no money may be spent outside: {by_money[0].message}."
             wait = 60.0
-        return Refusal(429, "budget_exhausted", words, _retry_after(min(wait, start_seconds if not ready else wait)))
+        return Refusal(429, "budget_exhausted", words, retry_after(min(wait, start_seconds if not ready else wait)))
     if not ready:
         return Refusal(
             503,
             "no_capacity",
             f"No replica of {deployment.key} is ready yet. Retry later.",
-            _retry_after(start_seconds),
+            retry_after(start_seconds),
         )
     return Refusal(
-        429, "capacity_exceeded", f"All replicas of {deployment.key} are at capacity. Retry later.", _retry_after(5)
+        429, "capacity_exceeded", f"All replicas of {deployment.key} are at capacity. Retry later.", retry_after(5)
     )
 
 
-def _retry_after(seconds: float) -> int:
+def retry_after(seconds: float) -> int:
     """Rounded up to a step, so that the gateways are not told anew every tick."""
     return next((step for step in RETRY_AFTER_STEPS if step >= seconds), RETRY_AFTER_STEPS[-1])
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from spillway.decide import pacing, placement, pools, provisioning
+from spillway.decide import occasions, pacing, placement, pools, provisioning
 from spillway.decide.demand import Prices, prices, usd_per_unit, work_per_request
 from spillway.decide.memory import DeploymentMemory
 from spillway.decide.placement import Need
@@ -28,6 +28,7 @@ class Target:
     work: float | None = None
     stale: bool = False
     units_before: float = 0.0
+    awaited: bool = False  # a request may wait for the first replica
 
 
 def target(
@@ -39,9 +40,9 @@ def target(
     asked = asked_by_variant(deployment)
     if not deployment.variants:
         return Target(memory, stale=stale)
-    if deployment.paused or (
-        stale and sum(asked.values()) >= deployment.min_replicas and not deployment.pinned_replicas
-    ):
+    awaited = occasions.awaited(snapshot, deployment, memory)
+    least = max(deployment.min_replicas, int(awaited))
+    if deployment.paused or (stale and sum(asked.values()) >= least and not deployment.pinned_replicas):
         return Target(memory, stale=stale)
 
     mix = demand or Demand(0.0, 1000.0, 200.0)  # without traffic only the ratio of the variants' speeds matters
@@ -63,7 +64,7 @@ def target(
 
     ceiling = deployment.max_replicas
     hinted = hinted_replicas(deployment, cold_start_p90_seconds(memory, reference), snapshot.time)
-    floor = min(max(deployment.min_replicas, hinted), ceiling)
+    floor = min(max(least, hinted), ceiling)
     work = None
     units_before = float(memory.layers_on)
     if deployment.dry_run:  # the last plan was not carried out
@@ -79,7 +80,8 @@ def target(
             memory = note_crossing(memory, units_before, work, snapshot.time)
     offers = choices(snapshot, deployment, memory, units, open_pools, off_usd_per_hour, floor)
     need = placement.Need(deployment.key, float(count), floor, ceiling, offers, off_usd_per_hour)
-    return Target(replace(memory, reference=reference.name), need, reference, rates, work, stale, units_before)
+    memory = replace(memory, reference=reference.name)
+    return Target(memory, need, reference, rates, work, stale, units_before, awaited)
 
 
 def advance(

@@ -96,6 +96,8 @@ def cause(
             return Code.DEMAND_ROSE, rate
         if closed:
             return Code.POOL_OUT_OF_CAPACITY, f"pool {closed} gives no GPUs; next cheapest is {variant.pool} at {rate}"
+        if target.awaited and target.need is not None and target.need.floor == 1 and not sum(before.values()):
+            return Code.REQUEST_WAITS, f"a request waits for the first replica, and nothing else may answer it ({rate})"
         if target.need is not None and sum(before.values()) < target.need.floor > deployment.min_replicas:
             return Code.HINT, f"spec.hints {hint_words(snapshot, deployment, target.need.floor)} ({rate})"
         if sum(before.values()) < deployment.min_replicas:

@@ -12,12 +12,14 @@ import grpc
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
 
 from spillway.gateway import names, resources, runtime
+from spillway.gateway.authority import Identity
 from spillway.gateway.bootstrap import node_from_metadata
 from spillway.gateway.desired import Desired, GatewayNode
 from spillway.gateway.quarantine import Quarantine, Rejection
 from spillway.gateway.runtime_stream import RuntimeStream
 from spillway.gateway.session import Session, Target
 from spillway.gateway.share import share
+from spillway.gateway.transport import admit, server_credentials
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +33,13 @@ InFlight = Mapping[str, Mapping[str, int]]
 
 
 class AdsServer:
-    """`may_spill` is asked before every send of a layer with a lease: the leader's own deadline, by its own clock."""
+    """`may_spill` is asked before every send of a layer with a lease: the leader's own deadline, by its own clock.
+    `identity` is asked before every handshake: a renewed certificate is shown from then on, open streams go on."""
 
-    def __init__(self, bind: str, port: int, may_spill: Callable[[], bool]) -> None:
+    def __init__(self, bind: str, port: int, may_spill: Callable[[], bool], identity: Callable[[], Identity]) -> None:
         self._address = f"{bind}:{port}"
         self._may_spill = may_spill
+        self._identity = identity
         self._desired = Desired()
         self._published = asyncio.Event()
         self._in_flight: InFlight = {}
@@ -64,8 +68,8 @@ class AdsServer:
         ]
         self._server = grpc.aio.server(options=options)
         self._server.add_generic_rpc_handlers((_Handler({_AGGREGATED: self._configure, _RUNTIME: self._serve_layer}),))
-        if self._server.add_insecure_port(self._address) == 0:
-            raise RuntimeError(f"cannot listen on {self._address}")
+        # It raises RuntimeError itself when the address cannot be bound.
+        self._server.add_secure_port(self._address, server_credentials(self._identity))
         await self._server.start()
 
     async def stop(self, *, spill_off: bool = False, grace_seconds: float = 2.0) -> None:
@@ -165,6 +169,7 @@ class AdsServer:
         return self._generation, runtime.handover(layer, wanted, acknowledged)
 
     async def _configure(self, requests: AsyncIterator[DiscoveryRequest], context: Any) -> None:
+        await admit(context)
         first = await self._first(requests)
         if first is None:
             return
@@ -193,6 +198,7 @@ class AdsServer:
         return first if not self._stopping else None
 
     async def _serve_layer(self, requests: AsyncIterator[DiscoveryRequest], context: Any) -> None:
+        await admit(context)
         first = await self._first(requests)
         if first is None:
             return

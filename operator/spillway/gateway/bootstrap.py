@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import json_format
@@ -9,6 +10,7 @@ from google.protobuf import json_format
 from spillway.gateway import runtime
 from spillway.gateway.desired import GatewayNode
 from spillway.gateway.messages import Fields, typed
+from spillway.gateway.names import OPERATOR_NAME
 
 COUNTERS_FILTER = r"^(spillway\.|cluster\.(local|ext)\|.*\.upstream_rq_active$|sds\.credential\|.*\.update_success$)"
 """What `/counters` shows: the ledger's counters, in-flight by cluster, whether keys could be read."""
@@ -41,6 +43,8 @@ def node_metadata(node: GatewayNode) -> Fields:
         "metrics_port": node.metrics_port,
         "keys_directory": node.keys_directory,
         "ca_file": node.ca_file,
+        "tls_port": node.tls_port,
+        "tls_secret": node.tls_secret,
     }
 
 
@@ -56,11 +60,14 @@ def node_from_metadata(node: Any) -> GatewayNode:
         metrics_port=int(metadata["metrics_port"]),
         keys_directory=metadata["keys_directory"],
         ca_file=metadata["ca_file"],
+        tls_port=int(metadata["tls_port"]),
+        tls_secret=metadata["tls_secret"],
     )
 
 
-def bootstrap(node: GatewayNode, ads_host: str, ads_port: int, admin_socket: str) -> Fields:
-    """The bootstrap as JSON data. The admin interface is a unix socket: whoever can run in the pod, nobody else."""
+def bootstrap(node: GatewayNode, ads_host: str, ads_port: int, admin_socket: str, secrets: Mapping[str, str]) -> Fields:
+    """The bootstrap as JSON data. The admin interface is a unix socket: whoever can run in the pod, nobody else.
+    `secrets` are the paths of the files that `ads_secrets` gives the content of, by name."""
     ads = {"resource_api_version": "V3", "ads": {}}
     return {
         "node": {"id": node.name, "cluster": "spillway", "metadata": node_metadata(node)},
@@ -82,7 +89,7 @@ def bootstrap(node: GatewayNode, ads_host: str, ads_port: int, admin_socket: str
             "cds_config": {**ads, "initial_fetch_timeout": "0s"},
         },
         "static_resources": {
-            "clusters": [_ads_cluster(ads_host, ads_port), _admin_cluster(admin_socket)],
+            "clusters": [_ads_cluster(ads_host, ads_port, secrets), _admin_cluster(admin_socket)],
             "listeners": [_metrics_listener(node)],
         },
         "stats_config": {
@@ -110,7 +117,42 @@ def _runtime_layer(name: str) -> Fields:
     return {"name": name, "rtds_layer": {"name": name, "rtds_config": source}}
 
 
-def _ads_cluster(host: str, port: int) -> Fields:
+def ads_secrets(directory: str) -> dict[str, Fields]:
+    """The gateway's side of the ADS connection by name: its own certificate, and whom it believes to be the operator.
+    Each is to lie in a file of its own."""
+    operator = {
+        "trusted_ca": {"filename": f"{directory}/ca.crt"},
+        "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": OPERATOR_NAME}}],
+        **_watched(directory),
+    }
+    return {
+        "ads-certificate": certificate_secret("ads-certificate", directory),
+        "ads-authority": _secret("ads-authority", validation_context=operator),
+    }
+
+
+def certificate_secret(name: str, directory: str) -> Fields:
+    """Content of a file by which Envoy has the certificate of a mounted Secret of type kubernetes.io/tls, and has it
+    anew when it changes: it reads only those again that come by SDS."""
+    certificate = {
+        "certificate_chain": {"filename": f"{directory}/tls.crt"},
+        "private_key": {"filename": f"{directory}/tls.key"},
+        **_watched(directory),
+    }
+    return _secret(name, tls_certificate=certificate)
+
+
+def _secret(name: str, **content: Fields) -> Fields:
+    kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+    return {"resources": [{"@type": kind, "name": name, **content}]}
+
+
+def _watched(directory: str) -> Fields:
+    # A Secret volume is replaced as a whole by renaming a symlink in its directory: that move is what is watched.
+    return {"watched_directory": {"path": directory}}
+
+
+def _ads_cluster(host: str, port: int, secrets: Mapping[str, str]) -> Fields:
     kind = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     http2 = {"connection_keepalive": {"interval": "10s", "timeout": "5s"}}
     return {
@@ -119,6 +161,21 @@ def _ads_cluster(host: str, port: int) -> Fields:
         "dns_lookup_family": "V4_PREFERRED",
         "connect_timeout": "2s",
         "load_assignment": _one_endpoint("ads", {"socket_address": {"address": host, "port_value": port}}),
+        "transport_socket": typed(
+            "envoy.transport_sockets.tls",
+            "extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            sni=OPERATOR_NAME,
+            max_session_keys=0,  # each connection shows its certificate
+            common_tls_context={
+                "tls_params": {
+                    "tls_minimum_protocol_version": "TLSv1_3",
+                    "tls_maximum_protocol_version": "TLSv1_3",  # as a client Envoy stops at 1.2 by default
+                },
+                "alpn_protocols": ["h2"],
+                "tls_certificate_sds_secret_configs": [_from_file("ads-certificate", secrets)],
+                "validation_context_sds_secret_config": _from_file("ads-authority", secrets),
+            },
+        ),
         "typed_extension_protocol_options": {
             kind: {
                 "@type": f"type.googleapis.com/{kind}",
@@ -126,6 +183,11 @@ def _ads_cluster(host: str, port: int) -> Fields:
             }
         },
     }
+
+
+def _from_file(name: str, files: Mapping[str, str]) -> Fields:
+    source = {"resource_api_version": "V3", "path_config_source": {"path": files[name]}}
+    return {"name": name, "sds_config": source}
 
 
 def _admin_cluster(admin_socket: str) -> Fields:

@@ -25,6 +25,8 @@ class Provider:
     """An external API.
 
     base_url: as in the `openai` client, for example `https://api.z.ai/api/paas/v4`; plain http only with `insecure`.
+    connect_seconds: to connect, TLS included. first_byte_seconds: to the answer's headers. idle_seconds: of silence,
+    the wait for the headers included. None: only the gateway's own limit.
     credential_key, ca_key: file names in the gateway's keys directory, never the secrets themselves.
     """
 
@@ -36,6 +38,9 @@ class Provider:
     ca_key: str | None = None
     server_name: str | None = None
     insecure: bool = False
+    connect_seconds: float = 5.0
+    first_byte_seconds: float | None = None
+    idle_seconds: float | None = None
 
     @property
     def tls(self) -> bool:
@@ -96,12 +101,31 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Route:
+    """Requests that always go to one pair; exactly one of header (name, value), model and percent says which.
+
+    pair: None where the deployment may not use it at all. refusal: the answer while the pair may not be asked.
+    """
+
+    name: str
+    pair: Pair | None
+    refusal: Refusal
+    header: tuple[str, str] | None = None
+    model: str | None = None
+    percent: int = 0
+
+
+@dataclass(frozen=True)
 class Deployment:
     """One MoEDeployment as the gateway sees it.
 
     chain: the external (provider, model) pairs in the order they are tried; empty: served locally only.
     gate_fallback: the in-flight limit of one gateway process until the `gate` runtime layer has been received.
     refusal: replaces the plain "at capacity" answer, for example when a budget ran out.
+    routes: in order; those by percentage share what the others leave.
+    affinity: requests that begin alike go to the same replica while it is not overloaded.
+    hold_seconds: how long a request waits that finds no replica and may not go out; 0: it is refused at once.
+    some_occasions: spill may be open to what finds the replicas full and shut to what finds none, or the other way.
     """
 
     namespace: str
@@ -112,6 +136,16 @@ class Deployment:
     chain: tuple[Pair, ...] = ()
     refusal: Refusal | None = None
     gate_fallback: int = 1
+    routes: tuple[Route, ...] = ()
+    affinity: bool = False
+    hold_seconds: int = 0
+    some_occasions: bool = False
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """Every pair that a request may go to, by the chain or by a route; each once."""
+        routed = (route.pair for route in self.routes if route.pair is not None)
+        return tuple(dict.fromkeys((*self.chain, *routed)))
 
     @property
     def id(self) -> str:
@@ -133,6 +167,9 @@ class SpillState:
 
     share_percent: of requests that go to the providers first (0 in normal operation, when only the overflow does).
     gate: in-flight requests that the local replicas take. caps: in-flight requests that the money allows to a pair.
+    when_full, when_empty: what finds the replicas full, or finds none, may go out.
+    hold: no replica is ready and nothing may go out: what comes waits, and is still not refused when the first is full.
+    routed: pairs that routes may use now, whatever `allowed` and `permitted` say of spill.
     lease_seconds: how long the gateways may go on spilling without word from the leader.
     """
 
@@ -142,6 +179,10 @@ class SpillState:
     permitted: Mapping[Pair, bool] = field(default_factory=dict)
     caps: Mapping[Pair, int] = field(default_factory=dict)
     lease_seconds: float = 15.0
+    routed: frozenset[Pair] = frozenset()
+    when_full: bool = True
+    when_empty: bool = True
+    hold: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,7 +197,10 @@ class Desired:
 
 @dataclass(frozen=True)
 class GatewayNode:
-    """One gateway process, as its bootstrap introduces it: where it listens, where it finds keys and public CAs."""
+    """One gateway process, as its bootstrap introduces it: where it listens, where it finds keys and public CAs.
+
+    tls_secret: its file of Envoy's Secret message that names the certificate for clients; empty: no TLS for them.
+    """
 
     name: str
     process: str
@@ -166,3 +210,5 @@ class GatewayNode:
     metrics_port: int = 9902
     keys_directory: str = "/etc/spillway/keys"
     ca_file: str = "/etc/ssl/certs/ca-certificates.crt"
+    tls_port: int = 8443
+    tls_secret: str = ""

@@ -10,72 +10,6 @@ local TOKEN_FIELDS = {
   ["/v1/completions"] = { "max_tokens" },
   ["/v1/responses"] = { "max_output_tokens" },
 }
-local find, byte, sub = string.find, string.byte, string.sub
-
--- position after the string that opens at i, or nil
-local function after_string(s, i)
-  local j = i + 1
-  while true do
-    j = find(s, '["\\]', j)
-    if not j then return nil end
-    if byte(s, j) == 34 then return j + 1 end
-    j = j + 2
-  end
-end
-
--- position after the value that starts at i, or nil
-local function after_value(s, i)
-  local c = byte(s, i)
-  if c == 34 then return after_string(s, i) end
-  if c ~= 123 and c ~= 91 then
-    local _, e = find(s, "^[%w%.%+%-]+", i)
-    return e and e + 1
-  end
-  local depth = 0
-  while true do
-    i = find(s, '["{}%[%]]', i)
-    if not i then return nil end
-    c = byte(s, i)
-    if c == 34 then
-      i = after_string(s, i)
-      if not i then return nil end
-    else
-      depth = depth + ((c == 123 or c == 91) and 1 or -1)
-      i = i + 1
-      if depth == 0 then return i end
-    end
-  end
-end
-
--- top-level members of a JSON object: values by name, and the names in order. A name that comes twice counts once,
--- with its last value, as parsers do: so nothing that is capped here can come back through a second copy.
-local function members(s)
-  local values, names = {}, {}
-  local _, i = find(s, "^%s*{%s*")
-  if not i then return nil end
-  i = i + 1
-  if byte(s, i) == 125 then return values, names end
-  while true do
-    if byte(s, i) ~= 34 then return nil end
-    local name_end = after_string(s, i)
-    if not name_end then return nil end
-    local name = sub(s, i + 1, name_end - 2)
-    if find(name, "\\", 1, true) then return nil end -- an escaped name could hide a capped field
-    local _, colon = find(s, "^%s*:%s*", name_end)
-    if not colon then return nil end
-    local value_end = after_value(s, colon + 1)
-    if not value_end then return nil end
-    if values[name] == nil then names[#names + 1] = name end
-    values[name] = sub(s, colon + 1, value_end - 1)
-    local _, separator = find(s, "^%s*,%s*", value_end)
-    if separator then
-      i = separator + 1
-    else
-      if not find(s, "^%s*}%s*$", value_end) then return nil end
-      return values, names
-    end
-  end
-end
 
 -- more than one prompt in one request: each would cost up to the cap of one
 local function is_batch(prompt)
@@ -85,11 +19,6 @@ local function is_batch(prompt)
   if c ~= 34 and c ~= 91 then return false end
   local value_end = after_value(prompt, i + 1)
   return not value_end or find(prompt, "^%s*,", value_end) ~= nil
-end
-
-local function refuse(h, status, message)
-  local body = '{"error":{"message":"' .. message .. '","type":"invalid_request_error","param":null,"code":null}}'
-  h:respond({ [":status"] = status, ["content-type"] = "application/json" }, body)
 end
 
 local function cap(values, names, field, limit)
@@ -142,11 +71,8 @@ function envoy_on_request(h)
       values.stream_options = '{"include_usage":true}'
     end
   end
-  local parts = {}
-  for _, name in ipairs(names) do
-    if not DROP[name] then parts[#parts + 1] = '"' .. name .. '":' .. values[name] end
-  end
-  body:setBytes("{" .. table.concat(parts, ",") .. "}")
+  for name in pairs(DROP) do values[name] = nil end
+  body:setBytes(object(values, names))
 
   -- "unmetered" until usage is seen: an aborted request was not free
   local metadata = h:streamInfo():dynamicMetadata()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from spillway.gateway.desired import Deployment
-from spillway.gateway.messages import Fields
+from spillway.gateway import names
+from spillway.gateway.desired import Deployment, Refusal, Route
+from spillway.gateway.messages import Fields, header
 
 LONGEST_RETRY_AFTER_SECONDS = 3600
+LISTED_MODELS = 50
 
 
 def error_body(status: int, code: str, message: str) -> str:
@@ -24,8 +26,34 @@ def refusals(deployment: Deployment) -> Fields:
     failed = _answer(502, "provider_error", f"No external provider of {name} gave an answer. Retry later.", 10)
     refusal = deployment.refusal
     if refusal is not None:
-        full = empty = _answer(refusal.status, refusal.code, refusal.message, refusal.retry_after_seconds)
+        full = empty = _refusal(refusal)
     return {"saturated": full, "no-replica": empty, "not-permitted": full, "capped": full, "provider": failed}
+
+
+def route_refusals(deployment: Deployment, route: Route) -> Fields:
+    """As `refusals`, for the requests of one of its routes."""
+    asked = route.pair[0] if route.pair else "no provider"
+    shut = _refusal(route.refusal)
+    message = f"Provider {asked} gave no answer to this request of {deployment.id}, which is routed there. Retry later."
+    return {"not-permitted": shut, "capped": shut, "provider": _answer(502, "provider_error", message, 10)}
+
+
+def refused(refusal: Refusal) -> Fields:
+    """Fields of a route that refuses by itself."""
+    answer = _refusal(refusal)
+    fields = direct(refusal.status, answer["body"])
+    told = {"retry-after": answer["retry_after"], names.REASON_HEADER: refusal.code}
+    return {
+        **fields,
+        "response_headers_to_add": [
+            *fields["response_headers_to_add"],
+            *(header(name, value) for name, value in told.items()),
+        ],
+    }
+
+
+def _refusal(refusal: Refusal) -> Fields:
+    return _answer(refusal.status, refusal.code, refusal.message, refusal.retry_after_seconds)
 
 
 def _answer(status: int, code: str, message: str, retry_after_seconds: int) -> Fields:
@@ -38,20 +66,25 @@ def direct(status: int, body: str) -> Fields:
     """Fields of a route that answers by itself with JSON."""
     return {
         "direct_response": {"status": status, "body": {"inline_string": body}},
-        "response_headers_to_add": [
-            {
-                "header": {"key": "content-type", "value": "application/json"},
-                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-            }
-        ],
+        "response_headers_to_add": [header("content-type", "application/json")],
     }
 
 
-def unknown_host() -> str:
+def model_list(ids: Iterable[str]) -> str:
+    """OpenAI's answer to GET /v1/models."""
+    models = [{"id": name, "object": "model", "created": 0, "owned_by": "spillway"} for name in ids]
+    return json.dumps({"object": "list", "data": models})
+
+
+def unknown_model(ids: Sequence[str]) -> str:
+    """At an address that is no deployment's own."""
+    listed = ", ".join(ids[:LISTED_MODELS]) + (", …" if len(ids) > LISTED_MODELS else "")
+    there = f"There are: {listed} (all: GET /v1/models)" if ids else "There is none yet"
     return error_body(
         404,
-        "deployment_not_found",
-        "No model is served at this address. Address a MoEDeployment as http://<name>.<namespace>.svc/v1.",
+        "model_not_found",
+        'This address serves every MoEDeployment as "model": "<namespace>/<name>"; each has one of its own, '
+        f"http://<name>.<namespace>.svc/v1. {there}.",
     )
 
 

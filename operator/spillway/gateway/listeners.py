@@ -1,4 +1,4 @@
-"""Listeners: main (clients), gate and one egress per (provider, model), the latter two inside the process."""
+"""Listeners: main (clients), and inside the process shared, gate and one egress per (provider, model)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,38 @@ from collections.abc import Sequence
 from spillway.gateway import metering, names
 from spillway.gateway.desired import Egress, GatewayNode, Provider
 from spillway.gateway.errors import error_body
-from spillway.gateway.lua import answer_filter, egress_filter, gate_filter
+from spillway.gateway.lua import egress_filter, gate_filter, main_filter
 from spillway.gateway.messages import Fields, header, typed, typed_struct
 from spillway.gateway.routes import BODY_LIMIT_BYTES, IDLE_TIMEOUT
 
 _BUFFER_BYTES = 1 << 20
-_UNREACHED = ["UF", "UC", "UR", "UT", "URX", "LR", "UPE", "DPE"]
-_UNANSWERED = ["UC", "UR", "UT", "LR", "UPE"]  # the request was on its way: a provider may bill what it computed
+_UNREACHED = ["UF", "UC", "UR", "UT", "SI", "URX", "LR", "UPE", "DPE"]
+_UNANSWERED = ["UC", "UR", "UT", "SI", "LR", "UPE"]  # the request was on its way: a provider may bill what it did
 _ROUTER = typed("envoy.filters.http.router", "extensions.filters.http.router.v3.Router", suppress_envoy_headers=True)
+
+
+def main_tls(node: GatewayNode) -> Fields:
+    """Where clients come in with TLS: HTTP/2 or HTTP/1.1, as they ask for. The certificate lies in the pod's files."""
+    certificate = {
+        "name": names.MAIN_CERTIFICATE,
+        "sds_config": {"resource_api_version": "V3", "path_config_source": {"path": node.tls_secret}},
+    }
+    socket = typed(
+        "envoy.transport_sockets.tls",
+        "extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        common_tls_context={
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+            "alpn_protocols": ["h2", "http/1.1"],
+            "tls_certificate_sds_secret_configs": [certificate],
+        },
+    )
+    plain = main(node)
+    return {
+        **plain,
+        "name": "main-tls",
+        "address": {"socket_address": {"address": node.bind_address, "port_value": node.tls_port}},
+        "filter_chains": [{**chain, "transport_socket": socket} for chain in plain["filter_chains"]],
+    }
 
 
 def main(node: GatewayNode) -> Fields:
@@ -31,7 +55,7 @@ def main(node: GatewayNode) -> Fields:
     connection = _http(
         "main",
         names.MAIN_ROUTES,
-        [health_check, answer_filter(), buffer],
+        [health_check, buffer, main_filter()],
         access_log=metering.main_log(node),
         access_log_options={"flush_access_log_on_new_request": True},
         local_reply_config=_client_errors(),
@@ -57,12 +81,44 @@ def main(node: GatewayNode) -> Fields:
     }
 
 
+def shared(node: GatewayNode) -> Fields:
+    """Where requests to the shared address come in again, under the host of the deployment that their model names."""
+    connection = _http(
+        "shared",
+        names.MAIN_ROUTES,
+        [main_filter()],
+        access_log=metering.main_log(node),
+        access_log_options={"flush_access_log_on_new_request": True},
+        local_reply_config=_client_errors(),
+    )
+    return _internal(names.SHARED_LISTENER, connection)
+
+
 def gate() -> Fields:
     """In front of the replicas: turns a full circuit breaker or an empty cluster into an answer that may go on."""
     marks = {
         "mappers": [_mark(["UO"], "saturated"), _mark(["UH", "NC", *_UNREACHED], "no-replica")],
     }
-    return _internal(names.GATE_LISTENER, _http("gate", names.GATE_ROUTES, [gate_filter()], local_reply_config=marks))
+    return _internal(
+        names.GATE_LISTENER, _http("gate", names.GATE_ROUTES, [_prefix(), gate_filter()], local_reply_config=marks)
+    )
+
+
+def _prefix() -> Fields:
+    prefix = {
+        "object_key": names.PREFIX_STATE,
+        "factory_key": "envoy.hashable_string",
+        "format_string": {
+            "text_format_source": {"inline_string": f"%REQ({names.PREFIX_HEADER})%"},
+            "omit_empty_values": True,
+        },
+        "skip_if_empty": True,
+    }
+    return typed(
+        "envoy.filters.http.set_filter_state",
+        "extensions.filters.http.set_filter_state.v3.Config",
+        on_request_headers=[prefix],
+    )
 
 
 def egress(pair: Egress, provider: Provider, node: GatewayNode) -> Fields:
@@ -116,7 +172,7 @@ def _http(stat_prefix: str, routes: str, filters: Sequence[Fields], **options: o
         http_filters=[*filters, _ROUTER],
         stream_idle_timeout=IDLE_TIMEOUT,
         server_header_transformation="PASS_THROUGH",
-        **({} if routes == names.MAIN_ROUTES else inner),
+        **({} if stat_prefix == "main" else inner),
         **options,
     )
 

@@ -1,4 +1,7 @@
-"""The gateway's three Lua scripts (the `.lua` files next to this module) as filter configurations."""
+"""The gateway's three Lua scripts (the `.lua` files next to this module) as filter configurations.
+
+json.lua is not one of them: it stands in front of those that look into bodies.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,11 @@ FILTER_NAME = "envoy.filters.http.lua"
 
 ALWAYS_DROPPED = ("service_tier", "background")
 """Fields that change what a request costs (OpenAI: priority tier) or hide its usage from the answer (background)."""
+
+LONGEST_OPENING_BYTES = 8192
+"""Of a conversation's beginning, what counts for prefix affinity: about 2,000 tokens."""
+PROMPT_OPENING_BYTES = 1024
+"""The same of a bare prompt, where nothing says which part stays as it is while it grows."""
 
 
 def _script(name: str) -> str:
@@ -34,8 +42,9 @@ def _literal(text: str) -> str:
     return '"' + "".join(plain) + '"'
 
 
-def answer_filter() -> Fields:
-    return _filter(_script("answer.lua"))
+def main_filter() -> Fields:
+    constants = f"local LONGEST_OPENING = {LONGEST_OPENING_BYTES}\nlocal PROMPT_OPENING = {PROMPT_OPENING_BYTES}\n"
+    return _filter(constants + _script("json.lua") + _script("main.lua"))
 
 
 def gate_filter() -> Fields:
@@ -50,4 +59,4 @@ def egress_filter(egress: Egress) -> Fields:
         f"local MAX_CHOICES = {int(egress.max_choices)}",
         f"local DROP = {{ {', '.join(f'[{_literal(name)}] = true' for name in dropped)} }}",
     )
-    return _filter("\n".join(constants) + "\n" + _script("egress.lua"))
+    return _filter("\n".join(constants) + "\n" + _script("json.lua") + _script("egress.lua"))

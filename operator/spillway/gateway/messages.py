@@ -27,6 +27,7 @@ for _module in (
     "envoy.extensions.filters.http.json_to_metadata.v3.json_to_metadata",
     "envoy.extensions.filters.http.lua.v3.lua",
     "envoy.extensions.filters.http.router.v3.router",
+    "envoy.extensions.filters.http.set_filter_state.v3.set_filter_state",
     "envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager",
     "envoy.extensions.retry.host.previous_hosts.v3.previous_hosts",
     "envoy.extensions.transport_sockets.tls.v3.tls",
@@ -71,6 +72,11 @@ def typed_struct(name: str, kind: str, **fields: Any) -> Fields:
     """An extension whose message xds-protos does not have."""
     struct = {"@type": f"{_TYPE}xds.type.v3.TypedStruct", "type_url": f"{_TYPE}envoy.{kind}", "value": fields}
     return {"name": name, "typed_config": struct}
+
+
+def seconds(duration: float) -> str:
+    """A duration as JSON has it."""
+    return f"{duration:.3f}s"
 
 
 def header(key: str, value: str) -> Fields:

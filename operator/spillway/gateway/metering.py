@@ -91,13 +91,15 @@ def main_log(node: GatewayNode) -> list[Fields]:
     """Arrivals when a request starts (demand, served or not); answers by code class when it ends."""
     deployment = "%METADATA(ROUTE:spillway:deployment)%"
     process = _plain(node.process)
-    arrivals = _counter("arrivals", {"deployment": deployment, "process": process})
+    route = "%METADATA(ROUTE:spillway:route)%"  # of spec.routes; by model it is known only at the end
+    arrivals = _counter("arrivals", {"deployment": deployment, "route": route, "process": process})
     logs = [{**_stats([arrivals]), "filter": _log_type("DownstreamStart")}]
     for digit in "245":
         tags = {
             "deployment": deployment,
             "code_class": f"{digit}xx",
             "served_by": f"%RESP({names.SERVED_BY_HEADER})%",
+            "route": route,
             "process": process,
         }
         within = [_status("GE", int(digit) * 100), _status("LE", int(digit) * 100 + 99)]

@@ -10,15 +10,35 @@ Pair = tuple[str, str]
 
 GATE_LISTENER = "gate"
 GATE_CLUSTER = "to|gate"
+SHARED_LISTENER = "shared"
+SHARED_CLUSTER = "to|shared"
 MAIN_ROUTES = "main"
 GATE_ROUTES = "gate"
+MAIN_CERTIFICATE = "main-certificate"
+
+OPERATOR_NAME = "operator.spillway.internal"
+GATEWAY_NAME = "gateway.spillway.internal"
+"""Whom the certificates of the ADS connection are for: names that no DNS has."""
 
 NEXT_HEADER = "x-spillway-next"
 UNANSWERED_HEADER = "x-spillway-unanswered"
 DEPLOYMENT_HEADER = "x-spillway-deployment"
 SERVED_BY_HEADER = "x-spillway-served-by"
 REASON_HEADER = "x-spillway-reason"
+ROUTE_HEADER = "x-spillway-route"
+MODEL_HEADER = "x-spillway-model"
+ADDRESSED_HEADER = "x-spillway-addressed"
+PREFIX_HEADER = "x-spillway-prefix"
+PREFIX_STATE = "spillway.prefix"
+"""Filter state of the gate: a header that the route removes is gone before the balancer could look at it."""
 PROVIDER_STATUS_HEADER = "x-spillway-provider-status"
+
+ANSWER_HEADERS = (NEXT_HEADER, SERVED_BY_HEADER, REASON_HEADER, PROVIDER_STATUS_HEADER)
+"""What the gateway says of an answer: no client, replica or provider says it in its place."""
+
+
+ROUTED_LATE = "model|"
+"""Before the name of a route by model, in the label `route`: its requests had no such label when they came in."""
 
 
 def deployment_id(namespace: str, name: str) -> str:
@@ -62,8 +82,27 @@ def allowed_key(deployment: str) -> str:
     return f"spill.{deployment}.allowed"
 
 
+def full_key(deployment: str) -> str:
+    """As allowed_key, only for what finds the replicas full."""
+    return f"spill.{deployment}.full"
+
+
+def empty_key(deployment: str) -> str:
+    """As allowed_key, only for what finds no replica."""
+    return f"spill.{deployment}.empty"
+
+
+def hold_key(deployment: str) -> str:
+    return f"hold.{deployment}"
+
+
 def permitted_key(deployment: str, pair: Pair) -> str:
     return f"spill.{deployment}.{pair[0]}|{pair[1]}"
+
+
+def routed_key(deployment: str, pair: Pair) -> str:
+    """As permitted_key, for what a route sends there."""
+    return f"route.{deployment}.{pair[0]}|{pair[1]}"
 
 
 def limit_key(cluster: str) -> str:

@@ -15,12 +15,14 @@ from uuid import uuid4
 
 import aiohttp
 
-from spillway.gateway.bootstrap import bootstrap
+from spillway.gateway.bootstrap import ads_secrets, bootstrap, certificate_secret
 from spillway.gateway.desired import GatewayNode
+from spillway.gateway.names import MAIN_CERTIFICATE
 
 _POLL_SECONDS = 0.25
 _SETTLE_SECONDS = 5.0
 """How long to stay open at least: the time that clients and proxies need to learn that this address is going."""
+_LOG_LEVELS = ("info", "warning", "error", "critical", "off")
 _READINGS = "vhost.metrics.route.counters.upstream_rq_completed"
 _READING_SECONDS = 30.0
 """How long to wait for the ledger's last reading of the counters; SPILLWAY_LAST_READING_SECONDS says otherwise."""
@@ -33,8 +35,16 @@ def run_gateway(env: Mapping[str, str]) -> NoReturn:
     admin_socket = run_directory / "admin.sock"
     admin_socket.unlink(missing_ok=True)
     host, _, port = env["SPILLWAY_ADS_ADDRESS"].rpartition(":")
+    secrets = {}
+    for name, content in ads_secrets(env.get("SPILLWAY_ADS_CERTIFICATES_DIRECTORY", "/etc/spillway/ads")).items():
+        secrets[name] = str(run_directory / f"{name}.json")
+        Path(secrets[name]).write_text(json.dumps(content, indent=1))
+    node = node_from_environment(env)
+    if node.tls_secret:
+        content = certificate_secret(MAIN_CERTIFICATE, env["SPILLWAY_TLS_DIRECTORY"])
+        Path(node.tls_secret).write_text(json.dumps(content, indent=1))
     path = run_directory / "bootstrap.json"
-    path.write_text(json.dumps(bootstrap(node_from_environment(env), host, int(port), str(admin_socket)), indent=1))
+    path.write_text(json.dumps(bootstrap(node, host, int(port), str(admin_socket), secrets), indent=1))
     envoy = find_envoy(env)
     arguments = [
         envoy,
@@ -44,7 +54,7 @@ def run_gateway(env: Mapping[str, str]) -> NoReturn:
         "--concurrency",
         env.get("SPILLWAY_GATEWAY_CONCURRENCY", "1"),
         "--log-level",
-        env.get("SPILLWAY_GATEWAY_LOG_LEVEL", "warning"),
+        _log_level(env),
         # A replaced listener's old connections may finish; a stream longer than this is cut by its own idle limit.
         "--drain-time-s",
         "3600",
@@ -71,6 +81,8 @@ def node_from_environment(env: Mapping[str, str]) -> GatewayNode:
         traffic_port=int(env.get("SPILLWAY_TRAFFIC_PORT", "8080")),
         metrics_port=int(env.get("SPILLWAY_METRICS_PORT", "9902")),
         keys_directory=env.get("SPILLWAY_KEYS_DIRECTORY", "/etc/spillway/keys"),
+        tls_port=int(env.get("SPILLWAY_TLS_PORT", "8443")),
+        tls_secret=str(_run_directory(env) / f"{MAIN_CERTIFICATE}.json") if env.get("SPILLWAY_TLS_DIRECTORY") else "",
         ca_file=ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt",
     )
 
@@ -113,6 +125,16 @@ async def _stat(admin: aiohttp.ClientSession, name: str) -> int:
         answer.raise_for_status()
         text = await answer.text()
     return sum(int(line.rpartition(":")[2]) for line in text.splitlines() if line.startswith(f"{name}:"))
+
+
+def _log_level(env: Mapping[str, str]) -> str:
+    level = env.get("SPILLWAY_GATEWAY_LOG_LEVEL", "warning")
+    if level not in _LOG_LEVELS:
+        raise ValueError(
+            f"SPILLWAY_GATEWAY_LOG_LEVEL is {level!r}: use one of {', '.join(_LOG_LEVELS)}. "
+            "Below info Envoy prints headers, and with them keys."
+        )
+    return level
 
 
 def _run_directory(env: Mapping[str, str]) -> Path:

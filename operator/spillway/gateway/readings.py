@@ -43,7 +43,8 @@ class EgressSample:
 class GatewayReading:
     """process: None while nothing was counted yet. in_flight: requests by cluster name (local|… and ext|…).
 
-    arrivals: requests that came in, by deployment id. missing_credential_keys: file names that could not be read.
+    arrivals: requests that came in, by deployment id, but for those that a route took at once.
+    missing_credential_keys: file names that could not be read.
     """
 
     process: str | None
@@ -66,7 +67,8 @@ def parse_counters(page: str) -> GatewayReading:
             key = (labels["deployment"], labels["provider"], labels["model"], labels["outcome"])
             quantities.setdefault(key, {})[name.removeprefix(_EGRESS)] = value
         elif name == "envoy_spillway_arrivals" and "/" in labels["deployment"]:
-            arrivals[labels["deployment"]] = value
+            if not labels.get("route"):  # what a route takes is no demand for replicas
+                arrivals[labels["deployment"]] = value
         elif name == "envoy_cluster_upstream_rq_active":
             in_flight[labels["envoy_cluster_name"]] = value
         elif name == "envoy_sds_update_success":

@@ -40,7 +40,8 @@ _KINDS: Mapping[str, type[Message]] = {
     ROUTE: VirtualHost,
 }
 
-LARGEST_DIRECT_ANSWER_BYTES = 64 * 1024
+LARGEST_DIRECT_ANSWER_BYTES = 1 << 20
+"""The list of all models: about 170 bytes each."""
 
 
 @dataclass(frozen=True)
@@ -125,19 +126,25 @@ def _plan(desired: Desired, node: GatewayNode) -> Iterator[Planned]:
         for owner, fields in by_owner.items():
             yield PartId(ROUTE, resource, owner), fields, owner if owner in ids else None
 
-    yield cluster(names.GATE_CLUSTER, partial(clusters.internal, names.GATE_CLUSTER, names.GATE_LISTENER))
+    for name, listener in ((names.SHARED_CLUSTER, names.SHARED_LISTENER), (names.GATE_CLUSTER, names.GATE_LISTENER)):
+        yield cluster(name, partial(clusters.internal, name, listener))
     for deployment in deployments:
         local = names.local_cluster(deployment.id)
-        bare = replace(deployment, endpoints=(), chain=(), refusal=None)  # what its cluster does not depend on
+        bare = replace(
+            deployment, endpoints=(), chain=(), refusal=None, routes=()
+        )  # what its cluster does not depend on
         yield cluster(local, partial(clusters.local, bare), deployment.id)
         yield PartId(ENDPOINT, local), partial(endpoints.assignment, local, deployment.endpoints), deployment.id
-        for pair in deployment.chain:
+        for pair in deployment.pairs:
             external = partial(clusters.external, pair, providers[pair[0]], deployment.id)
             yield cluster(names.external_cluster(pair, deployment.id), external, deployment.id)
     for members in {m for d in deployments if d.chain for m in (routes.chain_members(d), routes.share_members(d))}:
         yield cluster(names.chain_cluster(members), partial(clusters.chain, members))
 
     yield PartId(LISTENER, "main"), partial(listeners.main, node), None
+    yield PartId(LISTENER, names.SHARED_LISTENER), partial(listeners.shared, node), None
+    if node.tls_secret:
+        yield PartId(LISTENER, "main-tls"), partial(listeners.main_tls, node), None
     yield PartId(LISTENER, names.GATE_LISTENER), partial(listeners.gate), None
     yield from hosts(names.MAIN_ROUTES, routes.main_hosts(deployments))
     yield from hosts(names.GATE_ROUTES, routes.gate_hosts(deployments))
@@ -169,4 +176,6 @@ def compose(parts: Iterable[Part]) -> dict[str, Message]:
 
 def _known_pairs(deployment: Deployment, known: Collection[names.Pair]) -> Deployment:
     """A chain may only name what is configured; an unknown pair is the operator's condition, not a broken route."""
-    return replace(deployment, chain=tuple(pair for pair in deployment.chain if pair in known))
+    chain = tuple(pair for pair in deployment.chain if pair in known)
+    routed = tuple(route if route.pair in known else replace(route, pair=None) for route in deployment.routes)
+    return replace(deployment, chain=chain, routes=routed)

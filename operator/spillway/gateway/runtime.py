@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from spillway.gateway import names
-from spillway.gateway.desired import Desired
+from spillway.gateway.desired import Deployment, Desired, SpillState
 
 GATE_LAYER = "gate"
 LEASES: Mapping[str, int] = {"spill-15s": 15, "spill-1m": 60, "spill-5m": 300, "spill-1h": 3600}
@@ -30,8 +30,8 @@ def limits(desired: Desired) -> tuple[dict[str, int], dict[str, int]]:
         if state is None:
             continue
         gates[names.local_cluster(deployment.id)] = state.gate
-        for pair in deployment.chain:
-            if state.permitted.get(pair, False):
+        for pair in deployment.pairs:
+            if state.permitted.get(pair, False) or pair in state.routed:
                 caps[names.external_cluster(pair, deployment.id)] = state.caps.get(pair, 0)
     return gates, caps
 
@@ -45,21 +45,46 @@ def layers(desired: Desired, shares: Shares) -> dict[str, dict[str, int]]:
             continue
         gate = names.local_cluster(deployment.id)
         content[GATE_LAYER][names.limit_key(gate)] = shares.get(gate, 0)
+        if state.hold:
+            content[GATE_LAYER][names.hold_key(deployment.id)] = 100
         lease = lease_layer(state.lease_seconds)
         if lease is None:
             continue
-        keys: dict[str, int] = {}
-        for pair in deployment.chain:
-            cluster = names.external_cluster(pair, deployment.id)
-            if state.permitted.get(pair, False) and shares.get(cluster, 0) > 0:
-                keys[names.permitted_key(deployment.id, pair)] = 100
-                keys[names.limit_key(cluster)] = shares[cluster]
-        if keys and state.allowed:
-            keys[names.allowed_key(deployment.id)] = 100
-            if state.share_percent > 0:
-                keys[names.share_key(deployment.id)] = min(state.share_percent, 100)
-            content[lease].update(keys)
+        content[lease].update(_leased(deployment, state, shares))
     return content
+
+
+def _door(deployment: str, state: SpillState) -> str | None:
+    """The key that lets out what may go out now."""
+    match state.when_full, state.when_empty:
+        case True, True:
+            return names.allowed_key(deployment)
+        case True, False:
+            return names.full_key(deployment)
+        case False, True:
+            return names.empty_key(deployment)
+    return None
+
+
+def _leased(deployment: Deployment, state: SpillState, shares: Shares) -> dict[str, int]:
+    keys: dict[str, int] = {}
+    for pair in deployment.pairs:
+        cluster = names.external_cluster(pair, deployment.id)
+        spills = state.allowed and pair in deployment.chain and state.permitted.get(pair, False)
+        if shares.get(cluster, 0) <= 0 or not (spills or pair in state.routed):
+            continue
+        keys[names.limit_key(cluster)] = shares[cluster]
+        if pair in state.routed:
+            keys[names.routed_key(deployment.id, pair)] = 100
+        if spills:
+            keys[names.permitted_key(deployment.id, pair)] = 100
+            if (door := _door(deployment.id, state)) is not None:
+                keys[door] = 100
+    if state.share_percent > 0 and names.allowed_key(deployment.id) in keys:
+        # One draw decides of a request: the routes by percentage have what is below their sum.
+        routed = sum(route.percent for route in deployment.routes)
+        keys[names.share_key(deployment.id)] = routed + min(state.share_percent, 100) * (100 - routed) // 100
+    return keys
 
 
 Layers = Mapping[str, Mapping[str, int]]

@@ -27,7 +27,7 @@ from .caps import (
     why_none,
 )
 from .codec import CorruptLedger, decode, encode
-from .external import EgressSample, charge_reading, charge_vanished, cost_usd, retire, unread_usd, vanished
+from .external import EgressSample, allow, charge_reading, charge_vanished, cost_usd, retire, unread_usd, vanished
 from .gpu import PodUsage, PoolPrice, charge_pods
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "Slot",
     "Timing",
     "UnknownTimeZone",
+    "allow",
     "caps",
     "charge_pods",
     "charge_reading",

@@ -162,6 +162,9 @@ class Book:
     spans: Mapping[Span, Mapping[Key, Amount]] = field(default_factory=dict)
     minutes: Mapping[int, Mapping[Key, Decimal]] = field(default_factory=dict)
     gateways: Mapping[Process, Watermark] = field(default_factory=dict)
+    caps: Mapping[Process, Mapping[Pair, int]] = field(default_factory=dict)
+    """Requests in flight that each gateway process has been allowed at most since its watermark, or a little more:
+    what a process is charged by if it vanishes, also by a leader who has never known its limits."""
     pods: Mapping[str, PodMark] = field(default_factory=dict)
     learned: Mapping[ProviderModel, Learned] = field(default_factory=dict)
     prices: Mapping[ProviderModel, Price] = field(default_factory=dict)

@@ -78,14 +78,14 @@ class BudgetStatus:
 
 def period_start(period: Period, time_zone: str, now: datetime) -> datetime:
     """When the period that contains `now` began, in UTC."""
-    zone = _zone(time_zone)
+    zone = zone_of(time_zone)
     today = now.astimezone(zone).date()
     return _midnight(today if period == "Day" else today.replace(day=1), zone)
 
 
 def period_end(period: Period, time_zone: str, now: datetime) -> datetime:
     """When the period that contains `now` ends (and the next begins), in UTC: a day has 23, 24 or 25 hours."""
-    zone = _zone(time_zone)
+    zone = zone_of(time_zone)
     today = now.astimezone(zone).date()
     if period == "Day":
         return _midnight(today + timedelta(days=1), zone)
@@ -165,7 +165,8 @@ def _passed(
     return None
 
 
-def _zone(name: str) -> ZoneInfo:
+def zone_of(name: str) -> ZoneInfo:
+    """Raises UnknownTimeZone, in words for the user."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:

@@ -15,6 +15,7 @@ from .book import (
     Counts,
     Key,
     Learned,
+    Pair,
     PodMark,
     Price,
     Process,
@@ -57,6 +58,10 @@ def encode(book: Book) -> str:
         "gateways": [
             [*owner, mark.read_at.isoformat(), [[counter_index[c], *mark.counts[c]] for c in sorted(mark.counts)]]
             for owner, mark in sorted(book.gateways.items())
+        ],
+        "caps": [
+            [*owner, [[*pair, cap] for pair, cap in sorted(caps.items()) if cap]]
+            for owner, caps in sorted(book.caps.items())
         ],
         "pods": [
             [uid, key_index[m.key], m.gpus, str(m.usd_per_gpu_hour), m.minimum_seconds, m.scheduled, m.segment, m.until]
@@ -110,6 +115,11 @@ def _book(document: Mapping[str, Any]) -> Book:
                 {_at(counters, index): Counts(*(_whole(n) for n in counts)) for index, *counts in rows},
             )
             for pod, process, read_at, rows in document["gateways"]
+        },
+        # Ledgers of before have none; those who wrote them pass over ours.
+        caps={
+            _names(Process, [pod, process]): {_names(Pair, names): _whole(cap) for *names, cap in rows}
+            for pod, process, rows in document.get("caps", [])
         },
         pods={_text(uid): _pod(keys, row) for uid, *row in document["pods"]},
         learned={

@@ -93,7 +93,7 @@ def charge_reading(
     entries: list[Entry] = []
     problems: list[str] = []
     seconds = int(at.timestamp())
-    # "metered" sorts before what is estimated: what this reading teaches serves its own estimates, in any order of samples.
+    # "metered" sorts first: what this reading teaches serves its own estimates, in any order of samples.
     for counter, counts in sorted(_sums(samples).items(), key=lambda item: (item[0].outcome, item[0])):
         before = marks.get(counter, Counts())
         delta = Counts(*(now - then for now, then in zip(counts, before, strict=True)))
@@ -165,7 +165,22 @@ def unread_usd(
 def retire(book: Book, pod: str, process: str) -> Book:
     """Forget a process whose last reading was taken after its last request: nothing of it is left to charge."""
     gateways = {owner: mark for owner, mark in book.gateways.items() if owner != (pod, process)}
-    return replace(book, gateways=gateways)
+    caps = {owner: allowed for owner, allowed in book.caps.items() if owner != (pod, process)}
+    return replace(book, gateways=gateways, caps=caps)
+
+
+def allow(book: Book, owner: Process, caps: Mapping[Pair, int], *, read: bool) -> Book:
+    """The book that knows what the process may have in flight from now on. `read`: its watermark is of now, so what it
+    was allowed before is charged already. Kept in powers of two, so that caps that breathe are seldom news."""
+    before = {} if read else book.caps.get(owner, {})
+    kept = {
+        pair: max(before.get(pair, 0), 1 << (cap - 1).bit_length() if cap > 0 else 0)
+        for pair, cap in {**dict.fromkeys(before, 0), **caps}.items()
+    }
+    kept = {pair: cap for pair, cap in kept.items() if cap}
+    if book.caps.get(owner) == kept:
+        return book
+    return replace(book, caps={**book.caps, owner: kept})
 
 
 def vanished(book: Book, living: Iterable[Process]) -> tuple[Process, ...]:

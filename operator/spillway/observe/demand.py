@@ -20,13 +20,16 @@ PAIR = "deployment, provider, model"
 
 def queries(window: str, long_window: str) -> dict[str, str]:
     """PromQL by signal. Gateway series carry `deployment` as namespace/name."""
-    turned_away = 'served_by="none",code_class=~"4xx|5xx"'
+    own = 'route=""'  # what spec.routes sends away is no demand for replicas
+    turned_away = f'served_by="none",code_class=~"4xx|5xx",{own}'
     billed = 'outcome=~"metered|unmetered"'
     return {
         AGE: "time() - max(timestamp(envoy_server_live))",
-        "arrivals": f"sum by (deployment) (rate(envoy_spillway_arrivals[{window}]))",
+        "arrivals": f"sum by (deployment) (rate(envoy_spillway_arrivals{{{own}}}[{window}]))",
         "spilled": f"sum by (deployment) (rate(envoy_spillway_egress_requests{{{billed}}}[{window}]))",
         "refused": f"sum by (deployment) (rate(envoy_spillway_answers{{{turned_away}}}[{window}]))",
+        "routed_late": f'sum by (deployment) (rate(envoy_spillway_answers{{route=~"model[|].+"}}[{window}]))',
+        "routed_out": f'sum by (deployment) (rate(envoy_spillway_answers{{route!="",served_by!="none"}}[{window}]))',
         "local_answers": f'sum by (deployment) (rate(envoy_spillway_answers{{served_by="local"}}[{long_window}]))',
         "local_now": f'sum by (deployment) (rate(envoy_spillway_answers{{served_by="local"}}[{window}]))',
         "local_errors": (
@@ -69,10 +72,11 @@ def demands(
         tokens_out = local_output.get(key, 0.0) + signal["spilled_output"].get(key, 0.0)
         known = finished > 0 and tokens_in > 0 and tokens_out > 0
         found[key] = Demand(
-            requests_per_second=signal["arrivals"].get(key, 0.0),
+            # What a route by model takes is seen when it ends: when it came in, its model was not known yet.
+            requests_per_second=max(0.0, signal["arrivals"].get(key, 0.0) - signal["routed_late"].get(key, 0.0)),
             input_tokens_per_request=tokens_in / finished if known else PRIOR_INPUT_TOKENS,
             output_tokens_per_request=tokens_out / finished if known else PRIOR_OUTPUT_TOKENS,
-            spilled_per_second=signal["spilled"].get(key, 0.0),
+            spilled_per_second=max(0.0, signal["spilled"].get(key, 0.0) - signal["routed_out"].get(key, 0.0)),
             refused_per_second=signal["refused"].get(key, 0.0),
             in_flight_external=external.get(key, 0.0),
             local_answers_per_second=signal["local_now"].get(key, 0.0),

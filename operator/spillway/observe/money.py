@@ -73,12 +73,12 @@ def pairs(moes: Sequence[MoEDeployment], providers: Mapping[str, ExternalProvide
     """Every pair that a deployment names and that exists, with what one request there can cost at most."""
     found: dict[Pair, Slot] = {}
     for moe in moes:
-        for target in moe.spec.spill.providers:
-            provider = providers.get(target.name)
-            model = provider.spec.model(target.model) if provider else None
+        for provider_name, model_name in moe.spec.pairs:
+            provider = providers.get(provider_name)
+            model = provider.spec.model(model_name) if provider else None
             if model is not None:
-                pair = Pair(moe.metadata.namespace, moe.metadata.name, target.name, target.model)
-                price = prices({target.name: provider})[ProviderModel(target.name, target.model)]  # type: ignore[dict-item]
+                pair = Pair(moe.metadata.namespace, moe.metadata.name, provider_name, model_name)
+                price = prices({provider_name: provider})[ProviderModel(provider_name, model_name)]  # type: ignore[dict-item]
                 most_input = max_input_tokens(model.context_length, BODY_BYTES)
                 found[pair] = slot(price, most_input, model.max_output_tokens, 1, timing)
     return found

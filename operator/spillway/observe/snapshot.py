@@ -51,14 +51,17 @@ def take(
     money: Money,
     health: ProviderHealth,
     settings: Settings,
+    last_requests: Mapping[str, float] | None = None,
 ) -> Snapshot:
-    """The snapshot of `now` (Unix seconds). `traffic` is None when Prometheus cannot be asked."""
+    """The snapshot of `now` (Unix seconds). `traffic` is None when Prometheus cannot be asked. `last_requests`: when a
+    deployment last got one."""
     return Snapshot(
         time=now,
         deployments=tuple(
             replace(
                 deployment(r, objects, providers, policies, traffic, money, health),
                 hints=hint_windows(r.moe.spec.hints, now),
+                last_request_at=last_request_at(r.moe, last_requests or {}),
             )
             for r in sorted(resolved, key=lambda r: r.moe.key)
         ),
@@ -85,6 +88,7 @@ def deployment(
         option(moe, t.name, t.model, providers, money, health, pairs.get((moe.key, t.name, t.model)))
         for t in spec.spill.providers
     )
+    routed = dict.fromkeys((route.to.provider, route.to.model) for route in spec.routes)
     return Deployment(
         namespace=moe.metadata.namespace,
         name=moe.metadata.name,
@@ -100,6 +104,9 @@ def deployment(
         demand=demand,
         rates=traffic.rates.get(moe.key, ()) if traffic else (),
         providers=options,
+        spill_when=spec.spill.when,
+        hold_seconds=spec.spill.hold_seconds,
+        routed=tuple(option(moe, *pair, providers, money, health, field="spec.routes") for pair in routed),
         cheapest_first=spec.spill.order == "Cheapest",
         policies=own_policies,
         lease_seconds=float(money.lease_seconds.get(moe.metadata.namespace, 15)),
@@ -110,6 +117,12 @@ def deployment(
         dry_run=moe.dry_run,
         floor_only=floor_only(own_policies, policies, money),
     )
+
+
+def last_request_at(moe: MoEDeployment, last_requests: Mapping[str, float]) -> float:
+    """When the deployment last got a request. One of the same name that was deleted is none of its business."""
+    at, created = last_requests.get(moe.key, 0.0), moe.metadata.creation_timestamp
+    return at if created is None or at >= created.timestamp() else 0.0
 
 
 def variants(resolved: Resolved) -> tuple[Variant, ...]:
@@ -175,8 +188,9 @@ def option(
     money: Money,
     health: ProviderHealth,
     answers: PairAnswers | None = None,
+    field: str = "spec.spill.providers",
 ) -> ProviderOption:
-    """One pair of the deployment with what stands against it, the user's errors first, then money, then health."""
+    """One pair that `field` names, with what stands against it: the user's errors first, then money, then health."""
     provider = providers.get(provider_name)
     model = provider.spec.model(model_name) if provider else None
     if provider is None or model is None:
@@ -185,7 +199,7 @@ def option(
         reason, message = (
             (
                 Reason.UNKNOWN_PROVIDER,
-                f"spec.spill.providers names {provider_name!r}: no such ExternalProvider (there are: {known})",
+                f"{field} names {provider_name!r}: no such ExternalProvider (there are: {known})",
             )
             if provider is None
             else (

@@ -42,7 +42,7 @@ def queries(deployment: str, step_seconds: float) -> dict[str, str]:
         return f'sum(rate({{__name__=~"vllm:{counter}|sglang:{counter}",{engine}}}[{long_window}]))'
 
     return {
-        "arrivals": f"sum(rate({ARRIVALS}{{{gateway}}}[{window}]))",
+        "arrivals": f'sum(rate({ARRIVALS}{{{gateway},route=""}}[{window}]))',  # less what spec.routes took at once
         "local": f'sum(rate(envoy_spillway_answers{{served_by="local",{gateway}}}[{long_window}]))',
         "spilled": (
             f'sum(rate(envoy_spillway_egress_requests{{outcome=~"metered|unmetered",{gateway}}}[{long_window}]))'

@@ -171,6 +171,51 @@ async def test_a_gateway_killed_while_nobody_leads_is_charged_its_limit(
         assert estimated(two) > 0, "what it may have spent unread is not forgotten"
 
 
+async def test_a_gateway_killed_while_nobody_leads_is_charged_the_limit_of_its_time(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway
+) -> None:
+    """The next leader allows nothing any more, and reads another process in that pod with nothing in flight."""
+    found = objects(namespace)
+    gateway.requests, gateway.in_flight = 10, 4
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await until(lambda: spent(one) == 10 * EACH)
+        await until(lambda: one.view.caps and min(one.view.caps.values()) > 4)
+        [allowed] = one.view.caps.values()
+        greatest = one.view.needs[0].slot.greatest_usd
+    gateway.process, gateway.requests, gateway.in_flight = "p2", 0, 0
+    found.costpolicies["team"]["spec"]["budgets"][0]["amount"] = "0.01"
+    async with treasury(core, found, namespace, gateway.port) as two:
+        await until(lambda: {owner.process for owner in two.book.gateways} == {"p2"})
+        assert max(two.view.caps.values()) == 0
+        assert estimated(two) >= allowed * greatest
+
+
+async def test_no_cap_is_given_that_the_stored_ledger_does_not_know(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a leader that dies before its next write leaves limits behind that nobody can charge."""
+    found = objects(namespace)
+    async with treasury(core, found, namespace, gateway.port) as one:
+        gateway.requests = 1
+        await until(lambda: one.view.caps and min(one.view.caps.values()) > 0)
+        stored = await one._store.load()
+        assert stored is not None
+        [kept] = stored.caps.values()
+        for pair, cap in one.view.caps.items():
+            assert kept[pair] >= cap
+
+        async def unreachable(*_: object) -> Any:
+            raise OSError("no API server")
+
+        monkeypatch.setattr(one._store, "write", unreachable)
+        found.costpolicies["team"]["spec"]["budgets"][0]["amount"] = "50000"
+        gateway.requests = 2
+        await until(lambda: spent(one) == 2 * EACH)
+        for pair, cap in one.view.caps.items():
+            assert cap <= kept[pair]
+        monkeypatch.undo()
+
+
 async def test_a_gateway_that_ends_cleanly_is_charged_nothing_more(
     core: CoreV1Api, namespace: str, gateway: FakeGateway
 ) -> None:

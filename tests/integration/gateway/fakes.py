@@ -23,13 +23,19 @@ class Seen:
 
 @dataclass
 class Fake:
-    """`hold` blocks answers until it is set; `status` other than 200 is answered at once."""
+    """`hold` blocks answers until it is set, with `late` also a stream's first event; `status` other than 200 is
+    answered at once. `payload`: the whole JSON answer. `pieces`: the whole stream as it is written; with `breaks` the
+    connection is cut after them."""
 
     name: str
     status: int = 200
     usage: dict[str, Any] | None = field(default_factory=lambda: dict(USAGE))
     extra_headers: dict[str, str] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
+    late: bool = False
+    payload: dict[str, Any] | None = None
+    pieces: list[bytes] | None = None
+    breaks: bool = False
     open_requests: int = 0
     aborted: int = 0
     hold: asyncio.Event = field(default_factory=asyncio.Event)
@@ -83,19 +89,29 @@ class Fake:
             return web.json_response(error, status=self.status, headers=self.extra_headers)
         if not body.get("stream"):
             await self.hold.wait()
-            answer = {
+            answer = self.payload or {
                 "id": "1",
                 "object": "chat.completion",
                 "model": body.get("model"),
                 "choices": [_choice(self.name)],
             }
-            if self.usage is not None:
+            if self.usage is not None and self.payload is None:
                 answer["usage"] = self.usage
             return web.json_response(answer, headers=self.extra_headers)
         response = web.StreamResponse(
             headers={"content-type": "text/event-stream; charset=utf-8", **self.extra_headers}
         )
         await response.prepare(request)
+        if self.late:
+            await self.hold.wait()
+        if self.pieces is not None:
+            for piece in self.pieces:
+                await response.write(piece)
+                await asyncio.sleep(0)
+            if self.breaks:
+                assert request.transport is not None
+                request.transport.abort()
+            return response
         await _event(response, {"choices": [{"index": 0, "delta": {"role": "assistant", "content": self.name}}]})
         await self.hold.wait()
         await _event(response, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": None})

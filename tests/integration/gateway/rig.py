@@ -8,18 +8,22 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
+from e2e.cluster.volumes import publish
+from spillway.gateway import authority
 from spillway.gateway.ads import AdsServer
 from spillway.gateway.desired import Deployment, Desired, Egress, Endpoint, Provider, SpillState
+from spillway.gateway.names import GATEWAY_NAME, OPERATOR_NAME
 from spillway.gateway.reader import fetch
 from spillway.gateway.readings import GatewayReading
 from tests.integration.gateway.fakes import Fake
 
-_START = "import os, sys; from spillway.gateway.process import run_gateway; run_gateway(os.environ)"
+START = "import os, sys; from spillway.gateway.process import run_gateway; run_gateway(os.environ)"
 _SUBNETS = itertools.count(os.getpid() % 200)
 ENGINE_PORT = 8000
 PROVIDER_PORT = 8443
@@ -38,6 +42,9 @@ class Rig:
     fakes: list[Fake] = field(default_factory=list)
     addresses: Any = None
     leader: bool = True
+    authorities: tuple[authority.Authority, ...] = ()
+    identity: Any = None  # what the operator shows
+    published: Desired = field(default_factory=Desired)
 
     @classmethod
     async def create(cls, directory: Path) -> Rig:
@@ -46,6 +53,10 @@ class Rig:
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         rig = cls(directory, subnet, aiohttp.ClientSession(connector=connector), None)  # type: ignore[arg-type]
         rig.addresses = itertools.count(20)
+        now = datetime.now(UTC)
+        rig.authorities = authority.renewed((), now)
+        rig.identity = authority.issue(rig.authorities, OPERATOR_NAME, now)
+        rig.mount(authority.issue(rig.authorities, GATEWAY_NAME, now))
         await rig.start_ads()
         return rig
 
@@ -61,11 +72,16 @@ class Rig:
     def admin_socket(self) -> Path:
         return self.directory / "run" / "admin.sock"
 
+    def mount(self, identity: authority.Identity) -> None:
+        """Bring the gateway its certificate, as the kubelet does."""
+        (self.directory / "ads").mkdir(exist_ok=True)
+        publish(self.directory / "ads", identity.data())
+
     async def start_ads(self) -> None:
-        self.ads = AdsServer(f"{self.subnet}.1", 18000, lambda: self.leader)
+        self.ads = AdsServer(f"{self.subnet}.1", 18000, lambda: self.leader, lambda: self.identity)
         await self.ads.start()
 
-    async def start_envoy(self) -> None:
+    async def start_envoy(self, start: str = START, **settings: str) -> None:
         env = {
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parents[3] / "operator"),
@@ -75,9 +91,11 @@ class Rig:
             "SPILLWAY_BIND_ADDRESS": f"{self.subnet}.10",
             "SPILLWAY_RUN_DIRECTORY": str(self.directory / "run"),
             "SPILLWAY_KEYS_DIRECTORY": str(self.directory / "keys"),
+            "SPILLWAY_ADS_CERTIFICATES_DIRECTORY": str(self.directory / "ads"),
+            **settings,
         }
         with (self.directory / "envoy.log").open("wb") as log:
-            self.process = await asyncio.create_subprocess_exec(sys.executable, "-c", _START, env=env, stderr=log)
+            self.process = await asyncio.create_subprocess_exec(sys.executable, "-c", start, env=env, stderr=log)
         await eventually(self._ready, "Envoy is ready", dump=lambda: (self.directory / "envoy.log").read_text())
 
     async def _ready(self) -> bool:
@@ -106,6 +124,7 @@ class Rig:
         return fake, address
 
     async def publish(self, desired: Desired) -> None:
+        self.published = desired
         self.ads.publish(desired)
         if self.process is not None:
             await self.ads.wait_synced(20)

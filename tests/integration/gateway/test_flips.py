@@ -1,4 +1,4 @@
-"""A thousand changes of weight, permission and lease under streams: none is broken, none is refused, each is counted."""
+"""A thousand changes of weight, permission and lease under streams: none broken, none refused, each one counted."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from spillway.api import (
     find_condition,
     parse,
 )
-from spillway.decide.outcome import Decision, DeploymentPlan, ProviderPlan, Refusal, SpillPlan
+from spillway.decide.outcome import Decision, DeploymentPlan, ProviderPlan, Refusal, RoutePlan, SpillPlan
 from spillway.decide.reasons import Code
 from spillway.decide.snapshot import Demand, Deployment, EngineRates, Phase, Replica, Retired
 from spillway.observe.autoscalers import Autoscaler
@@ -67,6 +67,12 @@ def planned(
         reference=BLACKWELL.name,
         metrics_stale=stale,
     )
+
+
+def routed(reason: str = "") -> DeploymentPlan:
+    plan = planned()
+    route = RoutePlan("zai", "glm-5", not reason, 0 if reason else 5, REFUSAL, reason, "because")
+    return replace(plan, spill=replace(plan.spill, routes=(route,)))
 
 
 def told(
@@ -166,6 +172,9 @@ def test_a_steady_deployment_writes_the_same_status_again() -> None:
     [
         (planned(), {}, "SpillAvailable", ("True", Reason.AS_EXPECTED)),
         (planned(allowed=False, reason="NoBudget"), {}, "SpillAvailable", ("False", "NoBudget")),
+        (routed(), {}, "RoutesAvailable", ("True", Reason.AS_EXPECTED)),
+        (routed("NoBudget"), {}, "RoutesAvailable", ("False", "NoBudget")),
+        (routed("NoBudget"), {}, "SpillAvailable", ("True", Reason.AS_EXPECTED)),
         (planned(allowed=False, reason="NoBudget"), {}, "WithinBudget", ("True", Reason.AS_EXPECTED)),
         (planned(allowed=False, reason="BudgetSpent"), {}, "WithinBudget", ("False", Reason.BUDGET_SPENT)),
         (planned(), {"floor_only": True}, "WithinBudget", ("False", Reason.BUDGET_SPENT)),

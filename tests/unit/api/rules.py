@@ -221,6 +221,11 @@ RULES: tuple[RuleExample, ...] = (
         {"models": [{**ONE_MODEL, "verbosity": "0.0"}]},
         "must be more than 0",
     ),
+    _provider(
+        {"timeouts": {"firstByte": "30s", "idle": "30s"}},
+        {"timeouts": {"firstByte": "31s", "idle": "30s"}},
+        "firstByte must not be more than idle",
+    ),
     _provider({"timeouts": {"connect": "2s"}}, {"timeouts": {"idle": "1h"}}, "must be more than 0s and at most 10m"),
     _policy({"spill": {"maxPerHour": "60"}}, {"spill": {"maxPerHour": "0"}}, "must be more than 0 US dollars"),
     _policy({"selector": {"namespaces": ["a"]}}, {"selector": {"namespaces": []}}, "give a namespaceSelector"),

@@ -60,8 +60,7 @@ def test_what_the_operator_reads_is_no_longer_listed(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "changes", "path"),
     [
-        ("MoEDeployment", {"balancing": "PrefixAffinity"}, "spec.balancing"),
-        ("MoEDeployment", {"spill__when": ["ColdStart"]}, "spec.spill.when"),
+        ("MoEDeployment", {"spill__maxShare": "0.5"}, "spec.spill.maxShare"),
         ("MoEDeployment", {"spill__holdSeconds": 0}, "spec.spill.holdSeconds"),
         ("MoEDeployment", {"slo__timeToFirstToken": "15s"}, "spec.slo.timeToFirstToken"),
         (

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from spillway.api import ExternalProvider, MoEDeployment
 from spillway.controller.publish import desired, fallback
-from spillway.decide.outcome import DeploymentPlan, Plan, ProviderPlan, Refusal, SpillPlan, WorkloadPlan
+from spillway.decide.outcome import DeploymentPlan, Plan, ProviderPlan, Refusal, RoutePlan, SpillPlan, WorkloadPlan
 from spillway.decide.snapshot import Phase, Replica, Snapshot
 from spillway.gateway import desired as gateway
 from spillway.observe import Objects, Resolved
@@ -35,6 +36,13 @@ def providers(*allowed: str, **changes: Any) -> dict[str, ExternalProvider]:
     return valid(ExternalProvider, objects)
 
 
+PREMIUM = {"provider": "zai", "model": "glm-5"}
+
+
+def route(name: str, permitted: bool = True) -> RoutePlan:
+    return RoutePlan(name, "glm-5", permitted, 9 if permitted else 0, REFUSAL)
+
+
 def published(
     phases: dict[str, Phase],
     draining: tuple[str, ...] = (),
@@ -43,6 +51,8 @@ def published(
     one: Resolved | None = None,
     without_address: str = "",
     gate: int = 10,
+    routes: tuple[RoutePlan, ...] = (),
+    when_empty: bool = True,
 ) -> gateway.Desired:
     replicas = tuple(Replica(name, BLACKWELL.name, "rev1", phase, 0.0) for name, phase in phases.items())
     objects = Objects()
@@ -50,7 +60,8 @@ def published(
         status = {} if name == without_address else {"podIP": f"10.0.0.{number + 1}"}
         objects.pods[f"chat/{name}"] = {"metadata": {"name": name}, "status": status}
     workloads = (WorkloadPlan(BLACKWELL.name, "rev1", len(phases), draining),)
-    spill = SpillPlan(any(p.permitted for p in pairs), 60.0, pairs, REFUSAL)
+    spill = SpillPlan(any(p.permitted for p in pairs), 60.0, pairs, REFUSAL, routes=routes)
+    spill = replace(spill, when_empty=when_empty, hold_seconds=90.0)
     plan = Plan(0.0, (DeploymentPlan(KEY, {BLACKWELL.name: len(phases)}, workloads, gate, spill),))
     snapshot = Snapshot(0.0, (deployment(replicas=replicas),), ())
     return desired(plan, snapshot, [one or resolved()], offered or providers(), objects, 2)
@@ -104,6 +115,44 @@ def test_a_pair_without_permission_stays_configured_so_that_runtime_alone_switch
     assert [p.name for p in found.providers] == ["deepinfra", "zai"]
 
 
+ROUTES = [
+    {"name": "premium", "match": {"header": {"name": "x-tier", "value": "premium"}}, "to": PREMIUM},
+    {"name": "best", "match": {"model": "best"}, "to": PREMIUM},
+    {"name": "canary", "match": {"percent": 5}, "to": {"provider": "deepinfra", "model": "glm-5"}},
+]
+
+
+def test_routes_are_published_with_their_pairs_and_refusals() -> None:
+    found = published({}, one=resolved(routes=ROUTES), routes=(route("zai"), route("deepinfra", permitted=False)))
+    premium, best, canary = found.deployments[0].routes
+    assert (premium.header, best.model, canary.percent) == (("x-tier", "premium"), "best", 5)
+    assert premium.pair == best.pair == ("zai", "glm-5") and canary.pair == ("deepinfra", "glm-5")
+    assert premium.refusal == gateway.Refusal(429, "budget_exhausted", "Budget 'day' is spent.", 600)
+    state = found.spill[found.deployments[0].id]
+    assert state.routed == {("zai", "glm-5")}
+    assert state.caps == {("zai", "glm-5"): 9, ("deepinfra", "glm-5"): 0}, "of spill and routes, the larger"
+    assert [e.pair for e in found.egresses] == [("deepinfra", "glm-5"), ("zai", "glm-5")]
+
+
+@pytest.mark.parametrize(
+    ("offered", "to"),
+    [
+        (providers("search"), PREMIUM),
+        (providers(), {"provider": "zai", "model": "glm-6"}),
+        (providers(), {"provider": "ghost", "model": "glm-5"}),
+    ],
+)
+def test_a_route_to_where_the_namespace_may_not_go_leads_nowhere(
+    offered: dict[str, ExternalProvider], to: dict[str, str]
+) -> None:
+    one = resolved(routes=[{**ROUTES[0], "to": to}])
+    plan = RoutePlan(to["provider"], to["model"], True, 9, REFUSAL)
+    found = published({}, one=one, offered=offered, pairs=(), routes=(plan,))
+    [deployment] = found.deployments
+    assert deployment.routes[0].pair is None and not deployment.pairs
+    assert (found.providers, found.egresses, found.spill[deployment.id].caps) == ((), (), {})
+
+
 def test_refusal_names_and_credentials_are_handed_on() -> None:
     found = published({}, one=resolved(model__servedName="assistant"), offered=providers(credentials__header="x-key"))
     one = found.deployments[0]
@@ -117,6 +166,42 @@ def test_refusal_names_and_credentials_are_handed_on() -> None:
     )
     [egress] = found.egresses
     assert (egress.pair, egress.max_output_tokens, egress.max_choices) == (("zai", "glm-5"), 8192, 1)
+
+
+@pytest.mark.parametrize(
+    ("phases", "pairs", "when_empty", "hold"),
+    [
+        ({}, (), True, True),
+        ({}, (ProviderPlan("zai", "glm-5", True, 5),), True, False),
+        ({}, (ProviderPlan("zai", "glm-5", True, 5),), False, True),
+        ({}, (ProviderPlan("zai", "glm-5", False, 0, "NoBudget"),), True, True),
+        ({"a": Phase.READY}, (), True, False),
+        ({"a": Phase.STARTING}, (), True, True),
+    ],
+)
+def test_requests_wait_where_neither_a_replica_nor_a_provider_can_take_them(
+    phases: dict[str, Phase], pairs: tuple[ProviderPlan, ...], when_empty: bool, hold: bool
+) -> None:
+    found = published(phases, pairs=pairs, when_empty=when_empty)
+    [one] = found.deployments
+    assert (found.spill[one.id].hold, found.spill[one.id].when_empty) == (hold, when_empty)
+    assert one.hold_seconds == 90
+
+
+def test_balancing_and_occasions() -> None:
+    usual, other = published({}), published({}, one=resolved(balancing="LeastRequest", spill__when=["ColdStart"]))
+    assert [(d.affinity, d.some_occasions) for d in (*usual.deployments, *other.deployments)] == [
+        (True, False),
+        (False, True),
+    ]
+
+
+def test_time_limits_of_a_provider() -> None:
+    [usual] = published({}).providers
+    assert (usual.connect_seconds, usual.first_byte_seconds, usual.idle_seconds) == (5.0, None, None)
+    limits = {"connect": "2s", "firstByte": "500ms", "idle": "1m"}
+    [limited] = published({}, offered=providers(timeouts=limits)).providers
+    assert (limited.connect_seconds, limited.first_byte_seconds, limited.idle_seconds) == (2.0, 0.5, 60.0)
 
 
 def test_a_deployment_without_a_plan_is_not_published() -> None:

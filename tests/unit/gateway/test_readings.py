@@ -11,8 +11,9 @@ envoy_spillway_egress_prompt_tokens{{{LABELS}}} 1200
 envoy_spillway_egress_request_bytes{{{LABELS}}} 1e+06
 
 # TYPE envoy_spillway_arrivals counter
-envoy_spillway_arrivals{{deployment="chat/glm-5",process="gateway-0-1"}} 9
-envoy_spillway_arrivals{{deployment="-",process="gateway-0-1"}} 2
+envoy_spillway_arrivals{{deployment="chat/glm-5",route="",process="gateway-0-1"}} 9
+envoy_spillway_arrivals{{deployment="chat/glm-5",route="premium",process="gateway-0-1"}} 4
+envoy_spillway_arrivals{{deployment="-",route="",process="gateway-0-1"}} 2
 envoy_cluster_upstream_rq_active{{envoy_cluster_name="ext|zai|glm-5.1|chat/glm-5"}} 4
 envoy_sds_update_success{{spillway_secret="credential|zai"}} 0
 envoy_sds_update_success{{spillway_secret="credential|deep"}} 2

@@ -10,7 +10,7 @@ from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from google.protobuf import json_format
 
 from spillway.gateway import errors, names
-from spillway.gateway.bootstrap import bootstrap, node_from_metadata
+from spillway.gateway.bootstrap import ads_secrets, bootstrap, node_from_metadata
 from spillway.gateway.desired import Deployment, Desired, Egress, Endpoint, GatewayNode, Provider, Refusal
 from spillway.gateway.lua import egress_filter
 from spillway.gateway.quarantine import Quarantine
@@ -45,6 +45,7 @@ def test_every_part_that_one_deployment_needs() -> None:
     shared = {(part_id.type_url, part_id.resource) for part_id in rendered.parts}
     assert {resource for kind, resource in shared if kind == LISTENER} == {
         "main",
+        "shared",
         "gate",
         "egress|zai|glm-5.1",
         "egress|deep|zai-org/GLM-5",
@@ -149,7 +150,8 @@ def test_names_cannot_end_a_lua_literal() -> None:
 
 
 def test_bootstrap_introduces_the_node_and_is_valid() -> None:
-    message = json_format.ParseDict(bootstrap(NODE, "ads", 18000, "/run/admin.sock"), Bootstrap())
+    files = {name: f"/run/{name}.json" for name in ads_secrets("/etc/spillway/ads")}
+    message = json_format.ParseDict(bootstrap(NODE, "ads", 18000, "/run/admin.sock", files), Bootstrap())
     assert node_from_metadata(message.node) == NODE
     layers = [layer.name for layer in message.layered_runtime.layers]
     assert layers == ["static", "gate", "spill-15s", "spill-1m", "spill-5m", "spill-1h"]

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from spillway.gateway import names, runtime
-from spillway.gateway.desired import Deployment, Desired, SpillState
+from spillway.gateway.desired import Deployment, Desired, Refusal, Route, SpillState
 
 ZAI = ("zai", "glm-5.1")
 GLM = Deployment("chat", "glm-5", "glm-5", "/health", (), (ZAI,))
@@ -43,6 +45,45 @@ def test_layers_of_one_process() -> None:
     }
     assert not layers["spill-15s"] and not layers["spill-5m"] and not layers["spill-1h"]
     assert runtime.layers(desired(share_percent=30), {EXTERNAL: 3})["spill-1m"][names.share_key(GLM.id)] == 30
+
+
+def test_routes_are_permitted_apart_from_spill() -> None:
+    opus, route = ("anthropic", "opus"), "route.chat/glm-5.anthropic|opus"
+    percent = Route("a", ZAI, Refusal(429, "", "", 1), percent=20)
+    glm = replace(GLM, routes=(percent, Route("b", opus, percent.refusal, header=("a", "b"))))
+    shares = {EXTERNAL: 3, "ext|anthropic|opus|chat/glm-5": 2}
+
+    def leased(**state: object) -> set[str]:
+        layers = runtime.layers(replace(desired(caps={ZAI: 6, opus: 4}, **state), deployments=(glm,)), shares)
+        return {key for key in layers["spill-1m"] if not key.startswith("circuit")}
+
+    spill = {"spill.chat/glm-5.allowed", "spill.chat/glm-5.zai|glm-5.1"}
+    assert leased() == spill
+    assert leased(routed=frozenset({opus})) == {*spill, route}
+    assert leased(routed=frozenset({opus}), allowed=False) == {route}
+    assert leased(routed=frozenset({ZAI}), permitted={}) == {"route.chat/glm-5.zai|glm-5.1"}
+    assert leased(routed=frozenset({opus}), lease_seconds=5.0) == set()
+    _, caps = runtime.limits(replace(desired(caps={ZAI: 6, opus: 4}, routed=frozenset({opus})), deployments=(glm,)))
+    assert caps == shares | {EXTERNAL: 6, "ext|anthropic|opus|chat/glm-5": 4}
+    share = runtime.layers(replace(desired(share_percent=50), deployments=(glm,)), shares)["spill-1m"]
+    assert share[names.share_key(GLM.id)] == 20 + 40, "half of what the route by percentage leaves"
+
+
+@pytest.mark.parametrize(
+    ("full", "empty", "door"),
+    [(True, True, "allowed"), (True, False, "full"), (False, True, "empty"), (False, False, None)],
+)
+def test_spill_opens_for_the_occasions_of_now(full: bool, empty: bool, door: str | None) -> None:
+    keys = runtime.layers(desired(when_full=full, when_empty=empty), {EXTERNAL: 3})["spill-1m"]
+    doors = {"spill.chat/glm-5.allowed", "spill.chat/glm-5.full", "spill.chat/glm-5.empty"} & set(keys)
+    assert doors == ({f"spill.chat/glm-5.{door}"} if door else set())
+    assert "spill.chat/glm-5.zai|glm-5.1" in keys
+
+
+def test_a_hold_needs_no_lease() -> None:
+    layers = runtime.layers(desired(hold=True, lease_seconds=0.0), {})
+    assert layers["gate"]["hold.chat/glm-5"] == 100
+    assert "hold.chat/glm-5" not in runtime.layers(desired(), {})["gate"]
 
 
 @pytest.mark.parametrize(

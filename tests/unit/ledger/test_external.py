@@ -15,6 +15,7 @@ from spillway.ledger.codec import decode, encode
 from spillway.ledger.external import (
     EgressSample,
     Outcome,
+    allow,
     charge_reading,
     charge_vanished,
     cost_usd,
@@ -218,3 +219,32 @@ def test_money_is_exact(steps: list[int], price: int, output: int) -> None:
         book = charge_reading(book, "gw-0", "p1", [read], prices, NOON + timedelta(minutes=7 * number)).book
     assert Fraction(spent(book)) == Fraction(tokens * (price + output), 10**10)
     assert total(book)[KEY].tokens == 2 * tokens
+
+
+OWNER = Process("gw-0", "p1")
+
+
+@pytest.mark.parametrize(
+    ("before", "caps", "read", "kept"),
+    [
+        ({}, {PAIR: 5}, True, {PAIR: 8}),  # in powers of two
+        ({PAIR: 8}, {PAIR: 6}, True, {PAIR: 8}),
+        ({PAIR: 8}, {PAIR: 1}, True, {PAIR: 1}),
+        ({PAIR: 8}, {PAIR: 1}, False, {PAIR: 8}),  # it may have used what it had since it was read
+        ({PAIR: 8}, {}, False, {PAIR: 8}),
+        ({PAIR: 8}, {}, True, {}),
+        ({}, {PAIR: 0}, False, {}),
+    ],
+)
+def test_what_a_process_may_have_in_flight_is_kept(
+    before: dict[Pair, int], caps: dict[Pair, int], read: bool, kept: dict[Pair, int]
+) -> None:
+    book = allow(Book(caps={OWNER: before}), OWNER, caps, read=read)
+    assert book.caps == {OWNER: kept}
+    assert decode(encode(book)) == book
+    assert allow(book, OWNER, caps, read=read) is book
+    assert retire(book, *OWNER).caps == {}
+
+
+def test_nothing_allowed_is_known_too() -> None:
+    assert allow(Book(), OWNER, {}, read=True).caps == {OWNER: {}}

@@ -32,9 +32,11 @@ def test_demand_joins_gateway_and_engine_series() -> None:
     found = read(
         answers(
             age=[sample(2.5)],
-            arrivals=[sample(10, **WHO)],
-            spilled=[sample(2, **WHO)],
+            arrivals=[sample(13, **WHO)],
+            spilled=[sample(3, **WHO)],
             refused=[sample(1, **WHO)],
+            routed_late=[sample(3, **WHO)],
+            routed_out=[sample(1, **WHO)],
             local_answers=[sample(6, **WHO)],
             local_now=[sample(5, **WHO)],
             local_errors=[sample(0.5, **WHO)],
@@ -88,3 +90,10 @@ def test_queries_use_both_windows() -> None:
     asked = queries("20s", "90s")
     assert "[20s]" in asked["arrivals"]
     assert "[90s]" in asked["local_answers"]
+
+
+def test_what_routes_take_is_asked_apart() -> None:
+    """By label where it is known at the start; answers of routes by model are taken off."""
+    asked = queries("60s", "300s")
+    assert asked["arrivals"] == 'sum by (deployment) (rate(envoy_spillway_arrivals{route=""}[60s]))'
+    assert 'route=~"model[|].+"' in asked["routed_late"] and 'route=""' in asked["refused"]

@@ -15,7 +15,7 @@ from spillway.ledger.book import Amount, Entry, Key, add
 from spillway.observe import Objects, Resolved, take
 from spillway.observe.money import Money, assess
 from spillway.observe.resolve import valid
-from spillway.observe.snapshot import ProviderHealth, budgets, option, value_per_request
+from spillway.observe.snapshot import ProviderHealth, budgets, last_request_at, option, value_per_request
 from tests.unit.api.examples import example
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -190,6 +190,20 @@ def test_what_stands_against_a_pair(
         assert word in found.unavailable_message
 
 
+def test_pairs_of_routes_share_the_budgets_with_those_of_spill() -> None:
+    to = {"provider": "zai", "model": "glm-5"}
+    by_route = example("MoEDeployment", "routed", routes=[{"name": "a", "match": {"percent": 5}, "to": to}])
+    by_route["metadata"]["namespace"] = "chat"
+    [moe] = valid(MoEDeployment, {"chat/routed": by_route}).values()
+    assert moe.spec.pairs == (("zai", "glm-5"),)
+    book = spent("396")
+    alone, money = assessed(book), assessed(book, asking=[*moes(), moe])
+    pair = Pair("chat", "routed", "zai", "glm-5")
+    assert {need.pair for need in money.needs} == {PAIR, pair}
+    assert money.caps[PAIR] >= 1 and money.caps[pair] >= 1
+    assert money.caps[PAIR] + money.caps[pair] <= alone.caps[PAIR] < 64, "the budget binds, not the provider's limit"
+
+
 def test_a_pair_with_money_may_be_used() -> None:
     money = assessed()
     found = option(moes()[0], "zai", "glm-5", providers(), money, HEALTHY)
@@ -275,3 +289,28 @@ def test_policies_may_change_between_the_ledgers_reading_and_the_plan() -> None:
     assert not seen(money, {}).floor_only
     assert seen(money, policies(gpu_policy("another", "day"))).floor_only
     assert not seen(money, policies(gpu_policy("renamed"))).floor_only
+
+
+def test_what_the_spec_says_of_routes_and_waiting_is_in_the_snapshot() -> None:
+    to = [{"provider": "zai", "model": "glm-5"}, {"provider": "ghost", "model": "x"}]
+    matches = ({"percent": 5}, {"model": "best"}, {"percent": 6})
+    routes = [{"name": f"r{n}", "match": m, "to": to[n // 2]} for n, m in enumerate(matches)]
+    obj = example("MoEDeployment", "glm-5", routes=routes, spill__when=["ColdStart"], spill__holdSeconds=45)
+    obj["metadata"]["namespace"] = "chat"
+    [moe] = valid(MoEDeployment, {"chat/glm-5": obj}).values()
+    money = assessed(asking=[moe])
+    one, at = Resolved(moe, (), (), {}), NOON.timestamp()
+    last = {"chat/glm-5": at - 7, "chat/other": at}
+    [found] = take(
+        at, [one], Objects(), {}, providers(), policies(), None, money, HEALTHY, Settings(), last
+    ).deployments
+    assert (found.spill_when, found.hold_seconds, found.last_request_at) == (("ColdStart",), 45, at - 7)
+    for created, expected in (("2026-11-23T11:59:00Z", at - 7), ("2026-11-23T11:59:58Z", 0.0)):
+        obj["metadata"]["creationTimestamp"] = created
+        [moe] = valid(MoEDeployment, {"chat/glm-5": obj}).values()
+        assert last_request_at(moe, last) == expected, "one of the same name that was deleted"
+    known, unknown = found.routed
+    assert (known.name, known.unavailable, known.affordable_in_flight) == ("zai/glm-5", "", money.caps[PAIR])
+    assert unknown.unavailable == Reason.UNKNOWN_PROVIDER
+    assert "spec.routes names 'ghost'" in unknown.unavailable_message
+    assert seen(assessed(), policies()).hold_seconds is None, "by how long starts take"

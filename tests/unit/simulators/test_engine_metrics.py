@@ -128,3 +128,28 @@ def test_histogram_counts_at_most_the_bound() -> None:
     histogram.observe(9.0)
     assert histogram.buckets() == [("1.0", 3.0), ("2.0", 4.0), ("+Inf", 5.0)]
     assert (histogram.count, histogram.total) == (5, 13.5)
+
+
+def test_prefix_cache_in_both_dialects() -> None:
+    for command, names in (
+        (
+            "vllm serve nvidia/GLM-5-NVFP4 --served-model-name glm-5",
+            {"vllm:prefix_cache_queries_total": 2000, "vllm:prefix_cache_hits_total": 992},
+        ),
+        (
+            "sglang serve --model-path zai-org/GLM-5-FP8 --enable-metrics",
+            {"sglang:cached_tokens_total": 992, "sglang:cache_hit_rate": 0.992},
+        ),
+    ):
+        settings = read_command(command.split(), Surroundings.from_environment({}))
+        assert settings is not None and settings.prefix_caching
+        model = EngineModel(Capacity(22_000, 2_800, 50, 10, 100_000, prefix_caching=True))
+        exposed = EngineMetrics(settings, model)
+        for _ in range(2):
+            model.submit(Sequence(1000, 1, prompt=tuple(range(62))), at=model.now)
+            while not model.idle:
+                exposed.totals.stepped(model.step(0.1), 0.1)
+        families = text_string_to_metric_families(exposed.page().decode())
+        samples = {(s.name, frozenset(s.labels.items())): s.value for f in families for s in f.samples}
+        for name, expected in names.items():
+            assert value(samples, name) == expected, name

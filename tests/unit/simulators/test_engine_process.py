@@ -39,6 +39,20 @@ async def until_drains(session: aiohttp.ClientSession, server: Running, path: st
                 return
 
 
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [(VLLM, "--enable-prompt-tokens-details"), (SGLANG, "--enable-cache-report")],
+)
+async def test_cached_tokens_are_told_where_a_flag_asks_for_it(command: tuple[str, ...], flag: str) -> None:
+    body = chat("x" * 400 + "[[out=1]]")
+    async with engine(*command, flag) as server, aiohttp.ClientSession() as session:
+        told = [json.dumps((await post(session, server.url, body))[1]["usage"]) for _ in range(2)]
+        for text, cached in zip(told, (0, 96), strict=True):
+            assert f'"prompt_tokens_details": {{"cached_tokens": {cached}}}' in text
+    async with engine(*command) as server, aiohttp.ClientSession() as session:
+        assert "prompt_tokens_details" not in str(await post(session, server.url, body))
+
+
 async def test_answers_as_json_and_as_stream() -> None:
     async with engine(*VLLM) as server, aiohttp.ClientSession() as session:
         code, body = await post(session, server.url, chat("x" * 392 + "[[out=5]]", max_tokens=3))

@@ -1,0 +1,98 @@
+"""Where the money went: the book's amounts by day, team, deployment, supplier and model. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final, Literal, NamedTuple
+from zoneinfo import ZoneInfo
+
+from .book import QUARTERS_PER_DAY, Amount, Book, Key, Span
+from .budgets import zone_of
+
+Column = Literal["day", "month", "team", "deployment", "source", "provider", "pool", "supplier", "model"]
+COLUMNS: Final[tuple[Column, ...]] = (
+    "day",
+    "month",
+    "team",
+    "deployment",
+    "source",
+    "provider",
+    "pool",
+    "supplier",
+    "model",
+)
+"""`team` is the namespace; `supplier` is the provider or the pool, whichever was paid."""
+CHRONOLOGICAL: Final = frozenset({"day", "month"})
+NONE: Final = "-"
+
+
+class Row(NamedTuple):
+    """What one group of amounts has in common, in the order of the columns asked for, and their sum."""
+
+    values: tuple[str, ...]
+    amount: Amount
+
+
+def rows(
+    book: Book,
+    by: Sequence[Column],
+    time_zone: str = "UTC",
+    start: datetime | None = None,
+    end: datetime | None = None,
+    namespace: str | None = None,
+) -> tuple[Row, ...]:
+    """Sums of what was spent in [start, end), by the columns: in order of time where a column is a time, the dearest
+    first otherwise. All groupings of the same range have the same total, to the last digit.
+
+    Amounts older than three days stand in whole UTC days, those older than forty in whole months, whose `day` is the
+    month (`book.coarse_span`). Raises UnknownTimeZone.
+    """
+    where = zone_of(time_zone)
+    sums: dict[tuple[str, ...], Amount] = {}
+    for span, bucket in book.spans.items():
+        if (start and span.begins < start) or (end and span.begins >= end):
+            continue
+        for key, amount in bucket.items():
+            if namespace is None or key.namespace == namespace:
+                values = tuple(_value(column, span, key, where) for column in by)
+                sums[values] = sums[values] + amount if values in sums else amount
+    times = [i for i, column in enumerate(by) if column in CHRONOLOGICAL]
+
+    def order(row: Row) -> tuple[object, ...]:
+        return (*(row.values[i] for i in times), -row.amount.usd, row.values)
+
+    return tuple(sorted((Row(values, amount) for values, amount in sums.items()), key=order))
+
+
+def total(found: Sequence[Row]) -> Amount:
+    return sum((row.amount for row in found), Amount())
+
+
+def _value(column: Column, span: Span, key: Key, where: ZoneInfo) -> str:
+    match column:
+        case "day" | "month":
+            return _moment(span, where).strftime("%Y-%m" if column == "month" or _is_month(span) else "%Y-%m-%d")
+        case "team":
+            return key.namespace
+        case "deployment":
+            return f"{key.namespace}/{key.deployment}"
+        case "source":
+            return key.source
+        case "provider":
+            return key.supplier if key.source == "external" else NONE
+        case "pool":
+            return key.supplier if key.source == "gpu" else NONE
+        case "supplier":
+            return key.supplier
+        case "model":
+            return key.model or NONE
+
+
+def _is_month(span: Span) -> bool:
+    return span.quarters > QUARTERS_PER_DAY
+
+
+def _moment(span: Span, where: ZoneInfo) -> datetime:
+    """In the zone, for spans that are finer than a UTC day: a whole one would move to the day before."""
+    return span.begins.astimezone(where if span.quarters < QUARTERS_PER_DAY else UTC)
