@@ -23,6 +23,8 @@ _POLL_SECONDS = 0.25
 _SETTLE_SECONDS = 5.0
 """How long to stay open at least: the time that clients and proxies need to learn that this address is going."""
 _LOG_LEVELS = ("info", "warning", "error", "critical", "off")
+_OPEN = "http.main.downstream_rq_active"
+_COME = "http.main.downstream_rq_total"
 _READINGS = "vhost.metrics.route.counters.upstream_rq_completed"
 _READING_SECONDS = 30.0
 """How long to wait for the ledger's last reading of the counters; SPILLWAY_LAST_READING_SECONDS says otherwise."""
@@ -108,16 +110,27 @@ async def drain(
             async with admin.post(command) as answer:
                 answer.raise_for_status()
         await asyncio.sleep(settle_seconds)
-        while await _stat(admin, "http.main.downstream_rq_active") > 0:  # noqa: ASYNC110 (Envoy has no event)
-            await asyncio.sleep(_POLL_SECONDS)
-        # A page that was being written when the last request ended may lack it: two more are needed to be sure of one.
-        seen = await _stat(admin, _READINGS)
-        try:
-            async with asyncio.timeout(reading_seconds):
-                while await _stat(admin, _READINGS) < seen + 2:  # noqa: ASYNC110
-                    await asyncio.sleep(_POLL_SECONDS)
-        except TimeoutError:
-            print("nobody read the final counters", file=sys.stderr)
+        while True:
+            while await _stat(admin, _OPEN) > 0:  # noqa: ASYNC110 (Envoy has no event)
+                await asyncio.sleep(_POLL_SECONDS)
+            come = await _stat(admin, _COME)
+            await _read(admin, reading_seconds)
+            # A stream that began before the drain did not tell its client to close the connection: the next request
+            # may come on it, and would be cut, or paid and never counted.
+            if await _stat(admin, _OPEN) == 0 and await _stat(admin, _COME) == come:
+                return
+
+
+async def _read(admin: aiohttp.ClientSession, seconds: float) -> None:
+    """Until the counters were read, or nobody did for so long."""
+    # A page that was being written when the last request ended may lack it: two more are needed to be sure of one.
+    seen = await _stat(admin, _READINGS)
+    try:
+        async with asyncio.timeout(seconds):
+            while await _stat(admin, _READINGS) < seen + 2:  # noqa: ASYNC110
+                await asyncio.sleep(_POLL_SECONDS)
+    except TimeoutError:
+        print("nobody read the final counters", file=sys.stderr)
 
 
 async def _stat(admin: aiohttp.ClientSession, name: str) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import aiohttp
+
 from spillway.gateway.desired import Desired, Endpoint
 from spillway.gateway.process import drain
 from tests.integration.gateway.rig import (
@@ -142,11 +144,7 @@ async def test_drain_finishes_open_streams_and_waits_for_the_ledger(rig: Rig) ->
 
     draining = asyncio.create_task(drain(rig.admin_socket, settle_seconds=0))
 
-    async def unready() -> bool:
-        async with rig.session.get(f"{rig.metrics}/ready") as answer:
-            return answer.status == 503
-
-    await eventually(unready, "the gateway says that it is going")
+    await eventually(lambda: _unready(rig), "the gateway says that it is going")
     assert not draining.done()
     engine.hold.set()
     assert (await stream).text.endswith("data: [DONE]\n\n")
@@ -157,6 +155,49 @@ async def test_drain_finishes_open_streams_and_waits_for_the_ledger(rig: Rig) ->
 
     await eventually(drained, "the drain ends once the counters were read")
     await draining
+
+
+async def test_drain_waits_for_what_comes_on_a_connection_that_was_open(rig: Rig) -> None:
+    """A stream that began before the drain could not tell its client to close: the next request comes the same way."""
+    engine, address = await rig.fake("engine")
+    await rig.publish(Desired((deployment(address),), spill={ID: spill(gate=5)}))
+    await rig.start_envoy()
+    await rig.healthy(f"local|{ID}", 1)
+    headers = {"host": "glm-5.chat"}
+    async with aiohttp.ClientSession(f"{rig.url}", connector=aiohttp.TCPConnector(limit=1), headers=headers) as client:
+
+        async def stream() -> str:
+            async with client.post("/v1/chat/completions", json=STREAM) as answer:
+                return await answer.text()
+
+        engine.hold.clear()
+        first = asyncio.create_task(stream())
+        await engine.until(lambda: engine.open_requests == 1)
+        draining = asyncio.create_task(drain(rig.admin_socket, settle_seconds=0))
+        await eventually(lambda: _unready(rig), "the gateway says that it is going")
+        engine.hold.set()
+        assert (await first).endswith("data: [DONE]\n\n")
+
+        engine.hold.clear()
+        second = asyncio.create_task(stream())
+        await engine.until(lambda: engine.open_requests == 1)
+        for _ in range(10):  # far more than the drain asks for
+            await rig.reading()
+            await asyncio.wait([draining], timeout=0.2)
+        assert not draining.done(), "the drain ended under a stream"
+        engine.hold.set()
+        assert (await second).endswith("data: [DONE]\n\n")
+
+    async def drained() -> bool:
+        assert (await rig.reading()).arrivals == {ID: 2}
+        return draining.done()
+
+    await eventually(drained, "the drain ends once the counters were read")
+
+
+async def _unready(rig: Rig) -> bool:
+    async with rig.session.get(f"{rig.metrics}/ready") as answer:
+        return answer.status == 503
 
 
 async def test_arrivals_are_counted_when_a_request_starts(rig: Rig) -> None:
