@@ -25,7 +25,6 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
     },
     "CostPolicy": {
         "spec.maxFloorGPUs": None,
-        "spec.budgets[].topUps": (),
         "spec.spill.maxShare": None,
         "spec.spill.maxPerHour": None,
         "spec.enforcement": "Enforce",

@@ -36,6 +36,7 @@ from spillway.controller.treasury import Treasury
 from spillway.controller.workqueue import WorkQueue
 from spillway.decide.outcome import Decision, DeploymentPlan
 from spillway.decide.reasons import Code
+from spillway.observe import money
 from spillway.observe.autoscalers import autoscalers
 from spillway.observe.objects import Objects
 from spillway.observe.resolve import Resolved
@@ -231,7 +232,10 @@ class Reconciler:
             return
         view = self._treasury.view
         statements = view.statements.get(key)
-        if statements is None or [s.amount for s in statements] != [b.amount for b in policy.spec.budgets]:
+        amounts = [money.ledger_budget(b).amount_from for b in policy.spec.budgets]
+        if statements is None or len(statements) != len(amounts):
+            return
+        if any(s.amount != amount(s.period_start) for s, amount in zip(statements, amounts, strict=True)):
             return  # the treasury has not seen the policy as it is now; its next look comes with the next plan
         by_name = {budget.name: budget for budget in policy.spec.budgets}
         for statement in statements:

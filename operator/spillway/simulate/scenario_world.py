@@ -363,6 +363,7 @@ def _budgets(policies: Mapping[str, CostPolicy], money: Money, keys: tuple[str, 
             deployments=frozenset(k for k in keys if name in money.policies.get(k.partition("/")[0], ())),
             period=budget.period,
             time_zone=policy.spec.time_zone,
+            top_ups=tuple((float(t.amount), t.until.timestamp()) for t in budget.top_ups),
             to_floor=budget.at_limit == "StopSpillAndScaleToFloor",
         )
         for name, policy in sorted(policies.items())
