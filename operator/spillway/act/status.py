@@ -287,7 +287,7 @@ def conditions(
         told.set(ConditionType.ROUTES_AVAILABLE, False, shut.reason, shut.message)
     elif plan.spill.routes or find_condition(before, ConditionType.ROUTES_AVAILABLE):
         told.set(ConditionType.ROUTES_AVAILABLE, True, Reason.AS_EXPECTED, "what spec.routes takes may go out")
-    limit = next((by_code[c] for c in (Code.MAX_REPLICAS, Code.NO_GPU) if c in by_code), None)
+    limit = next((by_code[c] for c in (Code.MAX_REPLICAS, Code.NO_GPU, Code.FLOOR_LIMITED) if c in by_code), None)
     if limit is not None:
         told.set(ConditionType.SCALING_LIMITED, True, limit.code, limit.message)
     else:

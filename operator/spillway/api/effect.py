@@ -24,7 +24,6 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
         "spec.limits.tokensPerMinute": None,
     },
     "CostPolicy": {
-        "spec.maxFloorGPUs": None,
         "spec.spill.maxShare": None,
         "spec.spill.maxPerHour": None,
         "spec.enforcement": "Enforce",

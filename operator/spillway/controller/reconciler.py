@@ -53,6 +53,7 @@ VOLATILE_SECONDS = 10.0  # costs and shares that move all the time are written t
 IDLE_SECONDS = 60.0  # what budgets show, while only GPUs cost money: as often as the ledger itself is written
 REFUSED = (400, 403, 422)  # answers that the same request gets again
 WARNINGS = (
+    Code.FLOOR_LIMITED,
     Code.NO_GPU,
     Code.POOL_OUT_OF_CAPACITY,
     Code.BUDGET_SPENT,

@@ -19,6 +19,7 @@ from spillway.decide.snapshot import (
 from spillway.ledger import Pair
 from spillway.observe import cluster
 from spillway.observe.demand import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS, PairAnswers
+from spillway.observe.floors import Allowed, Floor, limited
 from spillway.observe.hints import hint_windows
 from spillway.observe.money import Money
 from spillway.observe.objects import Objects
@@ -55,11 +56,12 @@ def take(
 ) -> Snapshot:
     """The snapshot of `now` (Unix seconds). `traffic` is None when Prometheus cannot be asked. `last_requests`: when a
     deployment last got one."""
+    floors = limited((floor(r, money) for r in resolved), most_floor_gpus(policies))
     return Snapshot(
         time=now,
         deployments=tuple(
             replace(
-                deployment(r, objects, providers, policies, traffic, money, health),
+                with_floor(deployment(r, objects, providers, policies, traffic, money, health), floors),
                 hints=hint_windows(r.moe.spec.hints, now),
                 last_request_at=last_request_at(r.moe, last_requests or {}),
             )
@@ -117,6 +119,30 @@ def deployment(
         dry_run=moe.dry_run,
         floor_only=floor_only(own_policies, policies, money),
     )
+
+
+def floor(resolved: Resolved, money: Money) -> Floor:
+    """What the deployment's minReplicas ask for."""
+    meta, created = resolved.moe.metadata, resolved.moe.metadata.creation_timestamp
+    return Floor(
+        resolved.moe.key,
+        resolved.moe.spec.min_replicas,
+        max((v.gpus_per_replica for v in variants(resolved)), default=0),
+        money.policies.get(meta.namespace, ()),
+        created.timestamp() if created is not None else 0.0,
+    )
+
+
+def most_floor_gpus(policies: Mapping[str, CostPolicy]) -> dict[str, int]:
+    """`maxFloorGPUs` of those policies that say it."""
+    return {name: p.spec.max_floor_gpus for name, p in policies.items() if p.spec.max_floor_gpus is not None}
+
+
+def with_floor(deployment: Deployment, floors: Mapping[str, Allowed]) -> Deployment:
+    allowed = floors.get(deployment.key)
+    if allowed is None:
+        return deployment
+    return replace(deployment, min_replicas=allowed.replicas, floor_limit=allowed.words)
 
 
 def last_request_at(moe: MoEDeployment, last_requests: Mapping[str, float]) -> float:

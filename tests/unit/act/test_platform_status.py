@@ -210,10 +210,10 @@ def test_policy_forecast_says_which_budget_ends_before_its_period() -> None:
 
 
 def test_fields_that_nothing_acts_on_yet_are_told_until_they_go() -> None:
-    asked = of_policy(policy(enforcement="DryRun", maxFloorGPUs=8), [budget("1")], {}, NOW)
+    asked = of_policy(policy(enforcement="DryRun", spill__maxPerHour="8"), [budget("1")], {}, NOW)
     told = find_condition(asked.conditions, "NotActedOn")
     assert told is not None and told.status == "True"
-    assert told.message.startswith("spec.maxFloorGPUs, spec.enforcement are accepted, but this version")
+    assert told.message.startswith("spec.spill.maxPerHour, spec.enforcement are accepted, but this version")
     gone = of_policy(policy().model_copy(update={"status": asked}), [budget("1")], {}, NOW)
     told = find_condition(gone.conditions, "NotActedOn")
     assert told is not None and told.status == "False"
