@@ -252,6 +252,8 @@ class Reconciler:
                     f"budget {statement.name}: ${statement.spent:.2f} of ${statement.amount} spent ({percent} %), "
                     f"${statement.burn_per_hour:.2f}/h now"
                 )
+                if policy.spec.enforcement == "DryRun":
+                    words += "; enforcement is DryRun: nothing is stopped"
                 reason = "BudgetSpent" if crossed >= 100 else "BudgetThreshold"
                 await self._events.record(obj, reason, words, "Warning")
         new = platform_status.of_policy(policy, statements, view.grants, now)

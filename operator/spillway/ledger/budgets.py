@@ -43,13 +43,15 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A CostPolicy as the ledger sees it: the namespaces that its selector matches now, and its budgets."""
+    """A CostPolicy as the ledger sees it: the namespaces that its selector matches now, and its budgets. `dry_run`:
+    what they would stop is told, not stopped."""
 
     name: str
     namespaces: frozenset[str]
     budgets: tuple[Budget, ...]
     time_zone: str = "UTC"
     suspended: bool = False
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)

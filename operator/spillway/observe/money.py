@@ -68,7 +68,9 @@ def ledger_policy(policy: CostPolicy, namespaces: Sequence[str], objects: Object
     """The policy as the ledger sees it: with the namespaces that it selects now, among those in use."""
     selected = frozenset(n for n in namespaces if policy.spec.selects(n, objects.namespace_labels(n)))
     budgets = tuple(ledger_budget(b) for b in policy.spec.budgets)
-    return Policy(policy.metadata.name, selected, budgets, policy.spec.time_zone, policy.spec.suspend)
+    spec = policy.spec
+    dry_run = spec.enforcement == "DryRun"
+    return Policy(policy.metadata.name, selected, budgets, spec.time_zone, spec.suspend, dry_run)
 
 
 def ledger_budget(budget: api.Budget) -> Budget:

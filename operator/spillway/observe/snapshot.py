@@ -134,8 +134,10 @@ def floor(resolved: Resolved, money: Money) -> Floor:
 
 
 def most_floor_gpus(policies: Mapping[str, CostPolicy]) -> dict[str, int]:
-    """`maxFloorGPUs` of those policies that say it."""
-    return {name: p.spec.max_floor_gpus for name, p in policies.items() if p.spec.max_floor_gpus is not None}
+    """`maxFloorGPUs` of those policies that say and enforce it."""
+    return {
+        name: p.spec.max_floor_gpus for name, p in policies.items() if p.spec.max_floor_gpus is not None and enforced(p)
+    }
 
 
 def with_floor(deployment: Deployment, floors: Mapping[str, Allowed]) -> Deployment:
@@ -173,6 +175,11 @@ def variants(resolved: Resolved) -> tuple[Variant, ...]:
     )
 
 
+def enforced(policy: CostPolicy | None) -> bool:
+    """Whether budgets stop what they do not cover; one that the objects do not have any more still does."""
+    return policy is None or policy.spec.enforcement == "Enforce"
+
+
 def floor_only(own_policies: Sequence[str], policies: Mapping[str, CostPolicy], money: Money) -> bool:
     """Whether a spent GPU or Total budget asks for the floor. By name: `money` is up to two seconds older than
     `policies`, and what it speaks of may be gone."""
@@ -180,7 +187,7 @@ def floor_only(own_policies: Sequence[str], policies: Mapping[str, CostPolicy], 
     return any(
         (name, budget.name) in exhausted
         for name in own_policies
-        if name in policies
+        if name in policies and enforced(policies[name])
         for budget in policies[name].spec.budgets
         if budget.at_limit == "StopSpillAndScaleToFloor" and budget.scope != "External"
     )
@@ -266,12 +273,14 @@ def option(
 
 
 def budgets(money: Money, policies: Mapping[str, CostPolicy]) -> tuple[Budget, ...]:
-    """All budgets. One whose rest does not carry a single request more counts as spent."""
+    """All budgets that are enforced. One whose rest does not carry a single request more counts as spent."""
     stopped = {
         name for pair, (code, _) in money.stops.items() if code in SPENT for name in money.policies[pair.namespace]
     }
     found = []
     for name, statements in money.statements.items():
+        if not enforced(policies.get(name)):
+            continue
         for status in statements:
             granted = money.grants.get((name, status.name))
             spent = status.exhausted or (granted is not None and granted.max_burn_usd_per_hour == 0 and name in stopped)

@@ -19,7 +19,7 @@ from spillway.ledger import Book, Timing, UnknownTimeZone
 from spillway.observe.floors import limited
 from spillway.observe.money import Money, assess
 from spillway.observe.resolve import Problem, Resolved, resolve, valid
-from spillway.observe.snapshot import ProviderHealth, floor, most_floor_gpus, option, variants
+from spillway.observe.snapshot import ProviderHealth, enforced, floor, most_floor_gpus, option, variants
 from spillway.simulate.economics import BIN_SECONDS, Economics
 from spillway.simulate.load import Load, scale
 from spillway.simulate.requests.draw import MAXIMUM_HOURS, MAXIMUM_REQUESTS, single_requests
@@ -115,6 +115,8 @@ def build(scenario: Scenario, *, single: bool = False) -> Stage:
         if (paths := not_acted_on(obj))
     ]
     notes += [f"{key}: {allowed.words}" for key, allowed in sorted(floors.items())]
+    trials = sorted(name for name, policy in policies.items() if not enforced(policy))
+    notes += [f"CostPolicy {name}: enforcement DryRun, so its budgets stop nothing" for name in trials]
     notes += [one.note for one in demand.values() if one.note]
     notes += [f"{m.pool}: cannot run {key}: {m.reason}" for key, r in resolved.items() for m in r.misfits]
     if scenario.ignored:
@@ -366,7 +368,7 @@ def _providers(
 
 
 def _budgets(policies: Mapping[str, CostPolicy], money: Money, keys: tuple[str, ...]) -> tuple[VirtualBudget, ...]:
-    """All budgets of all policies, each with the deployments of the namespaces that its policy selects."""
+    """Budgets of policies that are enforced, each with the deployments of the namespaces that its policy selects."""
     return tuple(
         VirtualBudget(
             budget.name,
@@ -381,5 +383,6 @@ def _budgets(policies: Mapping[str, CostPolicy], money: Money, keys: tuple[str, 
             to_floor=budget.at_limit == "StopSpillAndScaleToFloor",
         )
         for name, policy in sorted(policies.items())
+        if enforced(policy)
         for budget in policy.spec.budgets
     )
