@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Literal
 
+from spillway.act.cost import cost
 from spillway.api import (
     MAX_DECISIONS,
     Condition,
     ConditionType,
-    CostStatus,
     DecisionStatus,
     LoadStatus,
     MoEDeployment,
@@ -127,7 +127,7 @@ def of_deployment(
             share=spill_share(seen),
             cost_per_hour=usd(spill_usd_per_hour),
         ),
-        cost=CostStatus(gpu_per_hour=usd(gpu_usd), external_per_hour=usd(spill_usd_per_hour)),
+        cost=cost(seen, plan, gpu_usd, spill_usd_per_hour),
         decisions=history(changes, before.decisions, now),
         conditions=conditions(resolved, seen, plan, before.conditions, ready, now, autoscalers, prefetched),
     )
