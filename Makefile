@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed-$(shell cat requirements/*.txt pyproject.toml 2>/dev
 SYSTEM := $(VENV)/.system
 
 .PHONY: help setup lock binaries images up down kind-up kind-prepared kind-down demo test unit integration e2e lint types contracts \
-        generate verify bench-decide bench-affinity bench-gateway soak clean
+        generate verify bench-decide bench-affinity bench-gateway soak rounds clean
 
 help: ## show this
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -106,7 +106,22 @@ bench-affinity: $(STAMP) ## what prefix affinity is worth: cached tokens and tim
 bench-gateway: $(STAMP) ## what the gateway adds to a request, against a plain Envoy, LiteLLM and vllm-router (ARGS, e.g. --no-others)
 	@$(BIN)/python -m e2e.bench.gateway $(ARGS)
 
-soak: $(if $(filter kind,$(CLUSTER)),kind-prepared,binaries) ## the scenarios again and again (COUNT, default 5)
+HUNTS ?= 20
+CHURN ?= 1000
+CHURN_LONGEST ?= 300
+PLAYED = env HUNTS=$(HUNTS) CHURN=$(CHURN) CHURN_LONGEST=$(CHURN_LONGEST) PYTHONUNBUFFERED=1 \
+         $(BIN)/python -m pytest -p no:cacheprovider -s -v --cluster local
+soak: binaries ## HUNTS (20) leak hunts and CHURN (1000) events of churn with streams of CHURN_LONGEST (300) seconds
+	@mkdir -p build
+	log=build/soak.log; : >$$log; failed=0
+	for played in leak_hunt churn; do
+	  $(PLAYED) e2e/scenarios/test_$$played.py 2>&1 | tee -a $$log || failed=1
+	done
+	printf '\n== soak: what came of it (all of it: %s; timelines: build/timelines)\n' $$log
+	grep -E '^(hunt|churn) [0-9]+: (budget|\{)|^(FAILED|ERROR) |^=+ .* in [0-9.]+s' $$log || true
+	exit $$failed
+
+rounds: $(if $(filter kind,$(CLUSTER)),kind-prepared,binaries) ## the scenarios again and again (COUNT, default 5)
 	@for i in $$(seq $${COUNT:-5}); do echo "== round $$i"; $(SCENARIOS) -q; done
 
 clean: down ## remove .venv and build/

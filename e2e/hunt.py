@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from e2e.cluster.settings import SYSTEM_NAMESPACE
+from e2e.cluster.settings import REPOSITORY, SYSTEM_NAMESPACE
+from e2e.load.summary import Record
 from e2e.stage import Object, Stage
 
-FAULTS = ("abort_midstream", "no_usage", "500", "429", "overloaded", "outage")
+FAULTS = ("abort_midstream", "no_usage", "500", "429", "overloaded", "outage", "late", "double_usage")
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -53,19 +55,43 @@ def drawn(seed: int, begin: float, until: float, gateways_die: bool) -> list[Blo
 
 @dataclass(slots=True)
 class Timeline:
-    """What was done when, in seconds of the hunt; printed as it happens, so that a failure can be read."""
+    """What was done when, in seconds of the run; printed as it happens and kept in a file, so that a failure can be
+    read."""
 
+    path: Path
     started: float = field(default_factory=time.monotonic)
     lines: list[tuple[float, str]] = field(default_factory=list)
     killed: list[tuple[str, float]] = field(default_factory=list)  # gateway base URL, and when
     faulty: list[tuple[float, float]] = field(default_factory=list)  # from when to when a provider had a fault
+
+    @classmethod
+    def kept(cls, name: str) -> Timeline:
+        """In build/timelines, in place of the one of the last run of that name."""
+        path = REPOSITORY / "build" / "timelines" / f"{name}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+        return cls(path)
 
     def now(self) -> float:
         return time.monotonic() - self.started
 
     def note(self, text: str) -> None:
         self.lines.append((self.now(), text))
-        print(f"  {self.now():6.1f} s  {text}", flush=True)
+        line = f"  {self.now():6.1f} s  {text}"
+        print(line, flush=True)
+        self._write(line)
+
+    def keep(self, broken: Sequence[Record], cluster: Path) -> None:
+        """The requests that should not have failed, if there are any, and where the logs of all processes lie."""
+        if broken:
+            print(f"  {len(broken)} requests should not have failed ({self.path}); logs in {cluster / 'logs'}")
+            self._write(f"logs in {cluster / 'logs'}")
+        for record in broken:
+            self._write(str(record))
+
+    def _write(self, line: str) -> None:
+        with self.path.open("a") as file:
+            file.write(line + "\n")
 
 
 class Striker:

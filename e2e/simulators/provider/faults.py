@@ -8,7 +8,10 @@ from typing import Literal, get_args
 
 from e2e.simulators.provider.errors import Situation
 
-Mode = Literal["ok", "outage", "429", "401", "402", "500", "overloaded", "hang", "abort_midstream", "no_usage"]
+Mode = Literal[
+    "ok", "outage", "429", "401", "402", "500", "overloaded", "hang", "late",
+    "abort_midstream", "no_usage", "double_usage",
+]  # fmt: skip
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 # Modes that are a plain error answer; its status and body depend on the provider's style.

@@ -19,6 +19,7 @@ from e2e.simulators.provider.errors import STYLES, Situation
 from e2e.simulators.provider.faults import SITUATIONS, Faults
 
 CHUNK_SECONDS = 0.3
+LATE_SECONDS = 4.0  # how much later the first token comes in the mode "late"
 REQUESTS_KEPT = 500
 MAX_BODY_BYTES = 64 * 1024 * 1024
 
@@ -150,17 +151,17 @@ class ProviderServer:
         generation = Generation(
             asked,
             asyncio.get_running_loop().time(),
-            self.config.first_token_seconds,
+            self.config.first_token_seconds + (LATE_SECONDS if mode == "late" else 0.0),
             self.config.tokens_per_second,
         )
         cut = mode == "abort_midstream"
-        with_usage = mode != "no_usage"
+        usages = {"no_usage": 0, "double_usage": 2}.get(mode, 1)
         complete = False
         try:
             if asked.stream:
-                response = await self._stream(request, generation, cut=cut, with_usage=with_usage)
+                response = await self._stream(request, generation, cut=cut, usages=usages)
             else:
-                response = await self._whole(request, generation, cut=cut, with_usage=with_usage)
+                response = await self._whole(request, generation, cut=cut, with_usage=usages > 0)
             complete = True
             return response
         finally:
@@ -182,7 +183,7 @@ class ProviderServer:
         return web.json_response(body)
 
     async def _stream(
-        self, request: web.Request, generation: Generation, *, cut: bool, with_usage: bool
+        self, request: web.Request, generation: Generation, *, cut: bool, usages: int
     ) -> web.StreamResponse:
         asked = generation.asked
         loop = asyncio.get_running_loop()
@@ -203,8 +204,8 @@ class ProviderServer:
                 _break_connection(request)
             await asyncio.sleep(min(CHUNK_SECONDS, generation.seconds_left(loop.time())))
         tail = writer.finish()
-        if asked.include_usage and with_usage:
-            tail += writer.usage(asked.completion_tokens)
+        if asked.include_usage:
+            tail += usages * writer.usage(asked.completion_tokens)
         await response.write(tail + completions.DONE)
         await response.write_eof()
         return response

@@ -33,7 +33,7 @@ class ProviderWatch:
             for sample in samples:
                 key = (process, sample.provider)
                 before = counted.get(key, Outcomes())
-                failed = sample.requests if sample.outcome == "refused" else 0
+                failed = sample.requests if sample.outcome in ("refused", "unanswered") else 0
                 counted[key] = Outcomes(before.answered + sample.requests - failed, before.failed + failed)
         self._history.append((now, counted))
         while len(self._history) > 2 and self._history[1][0] <= now - WINDOW_SECONDS:

@@ -58,7 +58,7 @@ ROUNDS_IN_FORCE = 2  # readings until a cap has surely been replaced at every ga
 def outcome(text: str) -> Outcome:
     """A counter's outcome label. Raises ReadingFailed for one that this ledger does not know."""
     match text:
-        case "metered" | "unmetered" | "refused":
+        case "metered" | "unmetered" | "unanswered" | "refused":
             return text
     raise ReadingFailed(f"unknown outcome {text!r}: the gateway is of another version")
 
@@ -211,9 +211,11 @@ class Treasury:
                 self._take(charge_reading(self.book, reading.pod, page.process, page.samples, prices, reading.at))
         self.providers.note(((r.page.process, r.page.samples) for r in found.readings), time.monotonic())
         self._take(charge_pods(self.book, self._gpu_pods(), self._pool_prices(), now))
-        view = self._assess(found, now)
-        if self._close_vanished(found, view, now):
-            view = self._assess(found, now)
+        view = self._assess(found, now, before)
+        # In a leader's first round only its own view tells what those who do not answer may have spent.
+        unheard = bool(found.failures) and not before.needs
+        if self._close_vanished(found, view, now) or unheard:
+            view = self._assess(found, now, view)
         self.view = await self._vouched(found, view)
         self.in_flight = {life.process: dict(life.in_flight) for life in self._lives.values() if life.process}
         requested = self.arrivals.note(self._arrived, now.timestamp())
@@ -252,7 +254,8 @@ class Treasury:
             for pair, cap in allowed.items()
         )
 
-    def _assess(self, found: Round, now: datetime) -> Money:
+    def _assess(self, found: Round, now: datetime, known: Money) -> Money:
+        """The view of this round; `known` is the latest one that there is."""
         moes = list(valid(MoEDeployment, self._objects.moedeployments).values())
         return money.assess(
             self.book,
@@ -262,7 +265,7 @@ class Treasury:
             self._objects,
             self._in_flight_by_pair(moes),
             self._caps_in_force(),
-            self._unread(found, now),
+            self._unread(found, known, now),
             now,
             self._settings.timing(),
         )
@@ -302,12 +305,12 @@ class Treasury:
             self._missing.pop(pod, None)
         return charged
 
-    def _unread(self, found: Round, now: datetime) -> Decimal:
+    def _unread(self, found: Round, known: Money, now: datetime) -> Decimal:
         """What gateways that exist but do not answer may have spent since they were last read."""
         unread = ZERO
         for owner in self.book.gateways:
             if owner.pod in found.failures:
-                limits = vanished_limits(self.view.needs, self._caps_of(owner, self.view))
+                limits = vanished_limits(known.needs, self._caps_of(owner, known))
                 unread += sum(unread_usd(self.book, owner, *limits, now).values(), ZERO)
         return unread
 

@@ -95,10 +95,10 @@ function envoy_on_response(h)
     if find(kind, "^text/event%-stream") then headers:replace("content-type", "text/event-stream") end
     return
   end
-  -- After a time limit it stays "unmetered": what the provider did until then may cost money.
-  if not (next == "provider" and status == 504) then
-    metadata:set("spillway", "outcome", next == "capped" and "capped" or "refused")
-  end
+  -- A provider that took the request and then broke off may bill what it computed.
+  local broken = headers:get("x-spillway-unanswered")
+  headers:remove("x-spillway-unanswered")
+  metadata:set("spillway", "outcome", broken and "unanswered" or next == "capped" and "capped" or "refused")
   if next then return end
   if status < 400 or status >= 500 or status == 401 or status == 402 or status == 403 or status == 404
     or status == 408 or status == 409 or status == 429 then

@@ -13,6 +13,7 @@ from spillway.gateway.routes import BODY_LIMIT_BYTES, IDLE_TIMEOUT
 
 _BUFFER_BYTES = 1 << 20
 _UNREACHED = ["UF", "UC", "UR", "UT", "SI", "URX", "LR", "UPE", "DPE"]
+_UNANSWERED = ["UC", "UR", "UT", "SI", "LR", "UPE"]  # the request was on its way: a provider may bill what it did
 _ROUTER = typed("envoy.filters.http.router", "extensions.filters.http.router.v3.Router", suppress_envoy_headers=True)
 
 
@@ -139,7 +140,9 @@ def egress(pair: Egress, provider: Provider, node: GatewayNode) -> Fields:
         credential=credential,
     )
     name = names.egress_listener(pair.pair)
-    marks = {"mappers": [_mark(["UO"], "capped"), _mark(["UH", "NC", *_UNREACHED], "provider")]}
+    broken = _mark(_UNANSWERED, "provider")
+    broken["headers_to_add"].append(header(names.UNANSWERED_HEADER, "true"))
+    marks = {"mappers": [_mark(["UO"], "capped"), broken, _mark(["UH", "NC", *_UNREACHED], "provider")]}
     connection = _http(
         "egress",
         name,

@@ -79,7 +79,7 @@ def egress_log(egress: Egress, node: GatewayNode) -> list[Fields]:
             "matcher": {
                 "filter": _NAMESPACE,
                 "path": [{"key": "outcome"}],
-                "value": {"string_match": {"safe_regex": {"regex": "metered|unmetered|refused"}}},
+                "value": {"string_match": {"safe_regex": {"regex": "metered|unmetered|unanswered|refused"}}},
             },
             "match_if_key_not_found": False,
         }

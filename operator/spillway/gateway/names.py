@@ -21,6 +21,7 @@ GATEWAY_NAME = "gateway.spillway.internal"
 """Whom the certificates of the ADS connection are for: names that no DNS has."""
 
 NEXT_HEADER = "x-spillway-next"
+UNANSWERED_HEADER = "x-spillway-unanswered"
 DEPLOYMENT_HEADER = "x-spillway-deployment"
 SERVED_BY_HEADER = "x-spillway-served-by"
 REASON_HEADER = "x-spillway-reason"

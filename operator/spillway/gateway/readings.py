@@ -24,7 +24,7 @@ _QUANTITIES = (
 
 @dataclass(frozen=True)
 class EgressSample:
-    """Cumulative since the process started. outcome: metered (usage seen), unmetered (to be estimated), refused."""
+    """Cumulative since the process started. `outcome` as in `ledger.external.EgressSample`."""
 
     namespace: str
     deployment: str

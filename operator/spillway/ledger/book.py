@@ -77,7 +77,7 @@ class Process(NamedTuple):
 
 
 class Counter(NamedTuple):
-    """Which counters of a gateway process; `outcome` is metered, unmetered or refused."""
+    """Which counters of a gateway process; `outcome` as in `external.EgressSample`."""
 
     namespace: str
     deployment: str

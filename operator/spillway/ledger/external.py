@@ -28,7 +28,8 @@ from .book import (
     add,
 )
 
-Outcome = Literal["metered", "unmetered", "refused"]
+Outcome = Literal["metered", "unmetered", "unanswered", "refused"]
+ESTIMATED: Final = ("unmetered", "unanswered")
 
 PRIOR_PROMPT_TOKENS_PER_BYTE: Final = 0.25
 """English text and code in JSON: about four bytes a token."""
@@ -44,7 +45,8 @@ class EgressSample:
     """Cumulative counters of one gateway process for one pair and outcome, since the process started.
 
     metered: the provider's usage was seen. unmetered: a 2xx answer without usage (aborted, cut, malformed).
-    refused: an error or no answer, not billed. `prompt_tokens` include `cached_tokens`.
+    unanswered: the provider took the request and broke off before its answer, or was too late with it.
+    refused: an error, or it could not be reached; not billed. `prompt_tokens` include `cached_tokens`.
     """
 
     namespace: str
@@ -91,7 +93,7 @@ def charge_reading(
     entries: list[Entry] = []
     problems: list[str] = []
     seconds = int(at.timestamp())
-    # "metered" sorts before "unmetered": what this reading teaches serves its own estimates, in any order of samples.
+    # "metered" sorts first: what this reading teaches serves its own estimates, in any order of samples.
     for counter, counts in sorted(_sums(samples).items(), key=lambda item: (item[0].outcome, item[0])):
         before = marks.get(counter, Counts())
         delta = Counts(*(now - then for now, then in zip(counts, before, strict=True)))
@@ -109,7 +111,7 @@ def charge_reading(
                     f"which has no price: declare it in the ExternalProvider; until then it is not charged"
                 )
                 continue
-            estimated = counter.outcome == "unmetered"
+            estimated = counter.outcome in ESTIMATED
             entries.append(Entry(seconds, _key(counter), _amount(price, learned.get(what), delta, estimated)))
             if not estimated:
                 learned[what] = _learn(learned.get(what, Learned()), delta)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from copy import deepcopy
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -15,11 +16,14 @@ from kubernetes.aio import config
 from kubernetes.aio.client import CoreV1Api, V1Namespace, V1ObjectMeta
 
 from spillway.controller.settings import OperatorSettings
-from spillway.controller.treasury import Treasury
-from spillway.ledger import total
+from spillway.controller.treasury import ROUNDS_IN_FORCE, Treasury
+from spillway.gateway.share import share
+from spillway.ledger import Pair, Process, total
 from spillway.observe import Objects
 from tests.integration.conftest import Kube
 
+ZAI = Pair("chat", "glm-5", "zai", "glm-5")
+CLUSTER = "ext|zai|glm-5|chat/glm-5"
 PAIR = 'deployment="chat/glm-5",provider="zai",model="glm-5",outcome="metered"'
 
 
@@ -28,6 +32,7 @@ class FakeGateway:
 
     def __init__(self) -> None:
         self.process, self.requests, self.in_flight, self.port = "p1", 0, 0, 0
+        self.silent = False
 
     def page(self) -> str:
         label = f'{PAIR},process="{self.process}"'
@@ -37,22 +42,27 @@ class FakeGateway:
         return "\n".join([*lines, f"envoy_cluster_upstream_rq_active{{{cluster}}} {self.in_flight}", ""])
 
 
-@pytest.fixture
-async def gateway() -> AsyncIterator[FakeGateway]:
+@asynccontextmanager
+async def listening(address: str, port: int = 0) -> AsyncIterator[FakeGateway]:
     fake = FakeGateway()
 
     async def counters(_: web.Request) -> web.Response:
-        return web.Response(text=fake.page())
+        return web.Response(status=503) if fake.silent else web.Response(text=fake.page())
 
     app = web.Application()
     app.router.add_get("/counters", counters)
     runner = web.AppRunner(app)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
+    await web.TCPSite(runner, address, port).start()
     fake.port = runner.addresses[0][1]
     yield fake
     await runner.cleanup()
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[FakeGateway]:
+    async with listening("127.0.0.1") as fake:
+        yield fake
 
 
 def objects(namespace: str) -> Objects:
@@ -148,8 +158,8 @@ async def test_a_new_leader_goes_on_where_the_old_one_was(
     found = objects(namespace)
     gateway.requests = 10
     async with treasury(core, found, namespace, gateway.port) as one:
-        await until(lambda: spent(one) == 10 * EACH)
-        assert one.view.statements["team"][0].spent == 10 * EACH
+        await until(lambda: one.view.statements and one.view.statements["team"][0].spent == 10 * EACH)
+        assert spent(one) == 10 * EACH
         assert one.fresh
     gateway.requests = 25  # while nobody looked
     async with treasury(core, found, namespace, gateway.port) as two:
@@ -258,3 +268,76 @@ async def test_a_ledger_that_somebody_else_changed_is_read_again(
         await one.write(force=True)
         await until(lambda: spent(one) == 11 * EACH)
         assert estimated(one) == 0
+
+
+async def test_a_busy_gateway_that_starts_again_is_charged_what_it_had_and_not_what_its_successor_has(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway
+) -> None:
+    found = objects(namespace)
+    idle_pod = deepcopy(found.pods[f"{namespace}/gw-0"])
+    idle_pod["metadata"]["name"], idle_pod["status"]["podIP"] = "gw-1", "127.0.0.2"
+    found.pods[f"{namespace}/gw-1"] = idle_pod
+    async with listening("127.0.0.2", gateway.port) as idle, treasury(core, found, namespace, gateway.port) as one:
+        idle.process = "q1"
+        gateway.requests, gateway.in_flight = 10, 60
+        await until(lambda: one.view.caps and one.in_flight.get("p1", {}).get(CLUSTER) == 60)
+        await rounds(one, 2)  # the caps are shared out by what was in flight
+        cap = one.view.caps[ZAI]
+        had = share(cap, {"gw-0": 60, "gw-1": 0})["gw-0"]
+        assert had > 0.7 * cap, "nearly all of the cap is with the busy one"
+        kept = one.book.caps[Process("gw-0", "p1")][ZAI]
+        gateway.process, gateway.requests, gateway.in_flight = "p2", 0, 0
+        await until(lambda: {owner.process for owner in one.book.gateways} == {"p2", "q1"})
+        [need] = one.view.needs
+        assert kept >= had
+        assert estimated(one) > kept * need.slot.greatest_usd
+
+
+async def test_a_gateway_that_starts_again_while_nobody_leads_is_charged_its_limit(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway
+) -> None:
+    found = objects(namespace)
+    gateway.requests, gateway.in_flight = 10, 60
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await until(lambda: spent(one) == 10 * EACH)
+        await rounds(one, 2)
+        cap = one.view.caps[ZAI]
+    gateway.process, gateway.requests, gateway.in_flight = "p2", 0, 0
+    async with treasury(core, found, namespace, gateway.port) as two:
+        await until(lambda: two.view.needs and {owner.process for owner in two.book.gateways} == {"p2"})
+        [need] = two.view.needs
+        assert cap > 50
+        assert estimated(two) >= cap * (need.slot.greatest_usd + need.slot.burn_usd_per_second)
+
+
+async def test_what_a_silent_gateway_may_spend_is_kept_back_until_it_answers_and_charged_when_it_is_gone(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway
+) -> None:
+    found = objects(namespace)
+    # One request in flight is all that this budget allows, and a silent gateway uses it up in a few seconds.
+    found.externalproviders["zai"]["spec"]["models"][0]["contextLength"] = 32768
+    found.costpolicies["team"]["spec"]["budgets"][0]["amount"] = "3"
+    async with treasury(core, found, namespace, gateway.port) as one:
+        gateway.requests = 1
+        await until(lambda: one.view.caps.get(ZAI) == 1)
+        gateway.silent = True
+        await until(lambda: one.view.caps.get(ZAI) == 0)
+        for _ in range(2 * ROUNDS_IN_FORCE):
+            await rounds(one, 1)
+            assert one.view.caps[ZAI] == 0, "the limits that follow from its silence are not those that it had"
+    # A leader that never read it knows as little.
+    async with treasury(core, found, namespace, gateway.port) as two:
+        await two.read_once.wait()
+        assert two.view.caps[ZAI] == 0
+        await rounds(two, 2 * ROUNDS_IN_FORCE)
+        assert two.view.caps[ZAI] == 0
+        del found.pods[f"{namespace}/gw-0"]
+        await until(lambda: not two.book.gateways)
+        assert estimated(two) > 0
+
+
+async def rounds(one: Treasury, count: int) -> None:
+    """So many more readings."""
+    for _ in range(count):
+        before = one.view
+        await until(lambda before=before: one.view is not before)  # type: ignore[misc]

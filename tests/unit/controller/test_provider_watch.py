@@ -25,6 +25,13 @@ def test_a_provider_that_mostly_refuses_is_failing_and_recovers_with_time() -> N
     assert watch.lately()["zai"].failed == 0
 
 
+def test_a_provider_that_breaks_off_is_failing_although_it_may_bill() -> None:
+    watch = ProviderWatch()
+    watch.note([("gw-1", [sample("zai", "unanswered", 0)])], 0)
+    watch.note([("gw-1", [sample("zai", "unanswered", 9)])], 2)
+    assert "9 of the last 9 requests" in watch.failing()["zai"]
+
+
 def test_a_few_failures_or_few_among_many_are_nothing() -> None:
     watch = ProviderWatch()
     watch.note([("gw-1", [sample("zai", "refused", 0), sample("deepinfra", "refused", 0)])], 0)

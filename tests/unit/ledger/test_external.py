@@ -122,6 +122,7 @@ def test_unmetered_answers_are_estimated_by_what_was_learned_and_marked() -> Non
     [
         (None, sample("unmetered", requests=1, request_bytes=4000, response_bytes=0), (1000, 256)),
         (None, sample("unmetered", requests=1, request_bytes=4000, response_bytes=20_000), (1000, 1000)),
+        (None, sample("unanswered", requests=1, request_bytes=4000, response_bytes=0), (1000, 256)),
         # A cut JSON answer brought no byte: it is charged at the mean output.
         (Learned(10, 1000, 500, 10_000, 50_000), sample("unmetered", requests=2, request_bytes=100), (10, 100)),
     ],

@@ -127,6 +127,12 @@ async def test_faults_switch_at_run_time(tmp_path: Path) -> None:
         assert "usage" not in json.loads((await post(server, session, chat("x [[out=9]]")))[1])
         billed = await total(server, session)
         assert billed > 0
+        await fault(server, session, mode="double_usage")
+        asked = chat("x [[out=9]]", stream=True, stream_options={"include_usage": True})
+        assert sum('"usage"' in payload for payload in events((await post(server, session, asked))[1])) == 2
+        twice = await total(server, session)
+        assert twice - billed < 2 * billed, "stated twice, billed once"
+        billed = twice
         await fault(server, session, mode="abort_midstream")
         with pytest.raises(aiohttp.ClientError):
             await post(server, session, chat("x [[out=2000]]", stream=True))
