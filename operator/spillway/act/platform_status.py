@@ -163,6 +163,8 @@ def of_policy(
             f"opens again {s.resets_at:%Y-%m-%d %H:%M UTC}"
             for s in spent
         )
+        if policy.spec.enforcement == "DryRun":
+            words += " (enforcement DryRun: it would stop spill, and stops nothing)"
         conditions.set(ConditionType.WITHIN_BUDGET, False, Reason.BUDGET_SPENT, words)
     else:
         conditions.set(ConditionType.WITHIN_BUDGET, True, Reason.AS_EXPECTED, "all budgets hold")

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Literal
 
+from spillway.act.cost import cost
 from spillway.api import (
     MAX_DECISIONS,
     Condition,
     ConditionType,
-    CostStatus,
     DecisionStatus,
     LoadStatus,
     MoEDeployment,
@@ -127,7 +127,7 @@ def of_deployment(
             share=spill_share(seen),
             cost_per_hour=usd(spill_usd_per_hour),
         ),
-        cost=CostStatus(gpu_per_hour=usd(gpu_usd), external_per_hour=usd(spill_usd_per_hour)),
+        cost=cost(seen, plan, gpu_usd, spill_usd_per_hour),
         decisions=history(changes, before.decisions, now),
         conditions=conditions(resolved, seen, plan, before.conditions, ready, now, autoscalers, prefetched),
     )
@@ -287,7 +287,7 @@ def conditions(
         told.set(ConditionType.ROUTES_AVAILABLE, False, shut.reason, shut.message)
     elif plan.spill.routes or find_condition(before, ConditionType.ROUTES_AVAILABLE):
         told.set(ConditionType.ROUTES_AVAILABLE, True, Reason.AS_EXPECTED, "what spec.routes takes may go out")
-    limit = next((by_code[c] for c in (Code.MAX_REPLICAS, Code.NO_GPU) if c in by_code), None)
+    limit = next((by_code[c] for c in (Code.MAX_REPLICAS, Code.NO_GPU, Code.FLOOR_LIMITED) if c in by_code), None)
     if limit is not None:
         told.set(ConditionType.SCALING_LIMITED, True, limit.code, limit.message)
     else:

@@ -89,6 +89,7 @@ class Reason:
     SUSPENDED = "Suspended"
     MAX_REPLICAS = "MaxReplicas"
     NO_GPU = "NoGPU"
+    FLOOR_LIMITED = "FloorLimited"
     POOL_OUT_OF_CAPACITY = "PoolOutOfCapacity"
     PINNED_BY_REPLICAS = "PinnedByReplicas"
     NOT_PINNED = "NotPinned"

@@ -24,24 +24,14 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
         "spec.limits.tokensPerMinute": None,
     },
     "CostPolicy": {
-        "spec.maxFloorGPUs": None,
-        "spec.budgets[].topUps": (),
         "spec.spill.maxShare": None,
         "spec.spill.maxPerHour": None,
-        "spec.enforcement": "Enforce",
     },
 }
 """By kind: paths of the spec, each with the value that asks for nothing but what happens anyway."""
 
 STATUS_NOT_YET: Mapping[str, frozenset[str]] = {
-    "MoEDeployment": frozenset(
-        {
-            "status.spill.leaseUntil",
-            "status.cost.perMillionTokens",
-            "status.cost.allExternalPerHour",
-            "status.cost.breakEvenUtilisation",
-        }
-    ),
+    "MoEDeployment": frozenset({"status.spill.leaseUntil"}),
     "GPUPool": frozenset(),
     "ExternalProvider": frozenset({"status.timeToFirstToken"}),
     "CostPolicy": frozenset(),

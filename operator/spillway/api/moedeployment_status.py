@@ -100,11 +100,13 @@ class CostStatus(KubeModel):
     external_per_hour: Money
     """External providers, in US dollars per hour."""
     per_million_tokens: Money | None = None
-    """Both, for a million tokens served, in US dollars."""
+    """Both, for a million tokens served, in US dollars. Absent without requests."""
     all_external_per_hour: Money | None = None
-    """What the same requests would cost if all went to the cheapest provider, in US dollars per hour."""
+    """What the same requests would cost if all went to the cheapest provider, in US dollars per hour.
+    Absent without requests or a provider."""
     break_even_utilisation: Share | None = None
-    """Utilisation of the replicas above which they cost less than that provider, 0 to 1."""
+    """Utilisation of the replicas above which they cost less than that provider, 0 to 1. Absent where they never
+    do."""
 
 
 class DecisionStatus(KubeModel):

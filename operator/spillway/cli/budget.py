@@ -59,6 +59,8 @@ def tell(objects: Iterable[Object], console: Console, now: datetime, *, details:
             continue
         if policy.spec.suspend:
             notes.append(f"{name} is suspended: nothing is spilled (`kubectl spillway stop-spill {name} --undo`)")
+        if policy.spec.enforcement == "DryRun":
+            notes.append(f"{name} is on trial (enforcement: DryRun): its budgets stop nothing")
         notes += [
             f"{name}: {c.reason}: {c.message}"
             for c in policy.status.conditions

@@ -120,14 +120,14 @@ def budgets(one: WorldRun) -> list[Table]:
     made = _table("BUDGET", "SCOPE", "FROM (UTC)", "SPENT", "OF", "SHARE", "OVERRUN", left=3)
     for account in one.played.accounts:
         for spent in account.periods[-PERIODS:]:
-            over = overrun_usd(account, spent)
+            over = overrun_usd(spent)
             made.add_row(
                 account.budget.key,
                 account.budget.scope,
                 f"{datetime.fromtimestamp(spent.starts_at, UTC):%Y-%m-%d %H:%M}",
                 f"${spent.usd:,.2f}",
-                f"${account.budget.usd:,.2f}",
-                f"{spent.usd / account.budget.usd:.1%}",
+                f"${spent.of_usd:,.2f}",
+                f"{spent.usd / spent.of_usd:.1%}",
                 f"${over:,.2f}" if over else "0",
             )
     return [made]

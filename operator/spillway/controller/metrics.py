@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from spillway.decide import Plan, Snapshot
+from spillway.ledger import Amount, Key
 
 
 class Metrics:
@@ -48,10 +49,38 @@ class Metrics:
             self.reconciles.labels(result)
         self._state = _State()
         self.registry.register(self._state)
+        self._spending = _Spending()
+        self.registry.register(self._spending)
 
     def planned(self, snapshot: Snapshot, plan: Plan) -> None:
         """What the next scrape shows of each deployment; series vanish with it."""
         self._state.snapshot, self._state.plan = snapshot, plan
+
+    def spent_by(self, spending: Callable[[], Mapping[Key, Amount]]) -> None:
+        """Where a scrape finds all that was spent, while this process leads."""
+        self._spending.look = spending
+
+
+class _Spending(Collector):
+    """The ledger's sums, which outlive every process: thirteen months of them, so a series falls only when its oldest
+    month is dropped."""
+
+    def __init__(self) -> None:
+        self.look: Callable[[], Mapping[Key, Amount]] = dict
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ["namespace", "deployment", "source", "supplier", "model"]
+        usd = CounterMetricFamily("spillway_spend_usd", "Dollars by the ledger.", labels=labels)
+        estimated = CounterMetricFamily(
+            "spillway_spend_estimated_usd", "Of them those that no meter has confirmed.", labels=labels
+        )
+        tokens = CounterMetricFamily("spillway_spend_tokens", "Tokens that were paid for by the token.", labels=labels)
+        for key, amount in sorted(self.look().items()):
+            usd.add_metric(list(key), float(amount.usd))
+            estimated.add_metric(list(key), float(amount.estimated_usd))
+            if key.source == "external":
+                tokens.add_metric(list(key), amount.tokens)
+        yield from (usd, estimated, tokens)
 
 
 class _State(Collector):

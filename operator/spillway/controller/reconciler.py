@@ -36,6 +36,7 @@ from spillway.controller.treasury import Treasury
 from spillway.controller.workqueue import WorkQueue
 from spillway.decide.outcome import Decision, DeploymentPlan
 from spillway.decide.reasons import Code
+from spillway.observe import money
 from spillway.observe.autoscalers import autoscalers
 from spillway.observe.objects import Objects
 from spillway.observe.resolve import Resolved
@@ -52,6 +53,7 @@ VOLATILE_SECONDS = 10.0  # costs and shares that move all the time are written t
 IDLE_SECONDS = 60.0  # what budgets show, while only GPUs cost money: as often as the ledger itself is written
 REFUSED = (400, 403, 422)  # answers that the same request gets again
 WARNINGS = (
+    Code.FLOOR_LIMITED,
     Code.NO_GPU,
     Code.POOL_OUT_OF_CAPACITY,
     Code.BUDGET_SPENT,
@@ -231,7 +233,10 @@ class Reconciler:
             return
         view = self._treasury.view
         statements = view.statements.get(key)
-        if statements is None or [s.amount for s in statements] != [b.amount for b in policy.spec.budgets]:
+        amounts = [money.ledger_budget(b).amount_from for b in policy.spec.budgets]
+        if statements is None or len(statements) != len(amounts):
+            return
+        if any(s.amount != amount(s.period_start) for s, amount in zip(statements, amounts, strict=True)):
             return  # the treasury has not seen the policy as it is now; its next look comes with the next plan
         by_name = {budget.name: budget for budget in policy.spec.budgets}
         for statement in statements:
@@ -247,6 +252,8 @@ class Reconciler:
                     f"budget {statement.name}: ${statement.spent:.2f} of ${statement.amount} spent ({percent} %), "
                     f"${statement.burn_per_hour:.2f}/h now"
                 )
+                if policy.spec.enforcement == "DryRun":
+                    words += "; enforcement is DryRun: nothing is stopped"
                 reason = "BudgetSpent" if crossed >= 100 else "BudgetThreshold"
                 await self._events.record(obj, reason, words, "Warning")
         new = platform_status.of_policy(policy, statements, view.grants, now)

@@ -9,6 +9,7 @@ class Code(StrEnum):
     DEMAND_ROSE = "DemandRose"
     DEMAND_FELL = "DemandFell"
     FLOOR_RAISED = "FloorRaised"
+    FLOOR_LIMITED = "FloorLimited"
     HINT = "Hint"
     REQUEST_WAITS = "RequestWaits"
     MAX_REPLICAS = "MaxReplicas"

@@ -181,6 +181,7 @@ class Deployment:
     rollout: str = "SpillAssisted"  # how a new revision takes over: SpillAssisted, Surge or Recreate
     retired: tuple[Retired, ...] = ()
     floor_only: bool = False  # a GPU or Total budget is spent: scale to the floor
+    floor_limit: str = ""  # why min_replicas is less than the spec asks for, in words
     first_token_seconds: float | None = None  # promised, the queue included
     inter_token_seconds: float | None = None  # promised, from token to token
     hints: tuple[HintWindow, ...] = ()  # those that go on, and the next ones

@@ -196,6 +196,8 @@ def limits(
         told.append(Decision(Code.METRICS_STALE, message, before=total, after=total))
     if behind := pacing.words(snapshot, deployment):
         told.append(Decision(Code.BUDGET_PACING, behind, before=total, after=total))
+    if deployment.floor_limit:
+        told.append(Decision(Code.FLOOR_LIMITED, deployment.floor_limit, before=total, after=total))
     if mix is not None and mix.uncovered_units > 0:
         by_pool = {v.pool: v for v in reversed(deployment.variants)}
         who = ". ".join(

@@ -33,7 +33,7 @@ PREFIX_STATE = "spillway.prefix"
 """Filter state of the gate: a header that the route removes is gone before the balancer could look at it."""
 PROVIDER_STATUS_HEADER = "x-spillway-provider-status"
 
-ANSWER_HEADERS = (NEXT_HEADER, SERVED_BY_HEADER, REASON_HEADER, PROVIDER_STATUS_HEADER)
+ANSWER_HEADERS = (NEXT_HEADER, UNANSWERED_HEADER, SERVED_BY_HEADER, REASON_HEADER, PROVIDER_STATUS_HEADER)
 """What the gateway says of an answer: no client, replica or provider says it in its place."""
 
 

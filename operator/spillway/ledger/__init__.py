@@ -9,7 +9,7 @@ the one ledger object. Both are imported by their own names, so that the pure ha
 from __future__ import annotations
 
 from .book import Amount, Book, Charged, Key, Pair, Price, Process, ProviderModel, fold, total
-from .budgets import Budget, BudgetStatus, Policy, UnknownTimeZone, period_end, period_start, statement
+from .budgets import Budget, BudgetStatus, Policy, TopUp, UnknownTimeZone, period_end, period_start, statement
 from .caps import (
     Grant,
     Limit,
@@ -51,6 +51,7 @@ __all__ = [
     "ProviderModel",
     "Slot",
     "Timing",
+    "TopUp",
     "UnknownTimeZone",
     "allow",
     "caps",

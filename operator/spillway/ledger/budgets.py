@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from .book import ZERO, Book, Key, burn_usd_per_hour, total
@@ -19,25 +19,39 @@ class UnknownTimeZone(ValueError):
     """The policy names a time zone that the tz database does not know: the user's error."""
 
 
+class TopUp(NamedTuple):
+    """USD more in each period that begins before `until`: never less in the middle of one."""
+
+    amount: Decimal
+    until: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """One budget of a policy: `amount` USD per `period` for the dollars of `scope`."""
+    """One budget of a policy: `amount` USD per `period` for the dollars of `scope`, and what was added for a time."""
 
     name: str
     period: Period
     amount: Decimal
     scope: Scope = "External"
+    top_ups: tuple[TopUp, ...] = ()
+
+    def amount_from(self, start: datetime) -> Decimal:
+        """USD of the period that begins at `start`."""
+        return self.amount + sum((t.amount for t in self.top_ups if start < t.until), ZERO)
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A CostPolicy as the ledger sees it: the namespaces that its selector matches now, and its budgets."""
+    """A CostPolicy as the ledger sees it: the namespaces that its selector matches now, and its budgets. `dry_run`:
+    what they would stop is told, not stopped."""
 
     name: str
     namespaces: frozenset[str]
     budgets: tuple[Budget, ...]
     time_zone: str = "UTC"
     suspended: bool = False
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +126,16 @@ def _status(book: Book, policy: Policy, budget: Budget, now: datetime, reserved:
         return of_policy(key) and (budget.scope == "Total" or key.source == budget.scope.lower())
 
     sums = total(book, start, end, of_policy)
-    scoped = {key: amount for key, amount in sums.items() if in_scope(key)}
-    spent = sum((amount.usd for amount in scoped.values()), ZERO)
-    remaining = max(ZERO, budget.amount - spent)
+    scoped = {key: entry for key, entry in sums.items() if in_scope(key)}
+    amount = budget.amount_from(start)
+    spent = sum((entry.usd for entry in scoped.values()), ZERO)
+    remaining = max(ZERO, amount - spent)
     burn = burn_usd_per_hour(book, now, in_scope)
-    exhausted = spent >= budget.amount
+    exhausted = spent >= amount
     by_deployment: dict[tuple[str, str], Decimal] = {}
-    for key, amount in scoped.items():
+    for key, entry in scoped.items():
         owner = (key.namespace, key.deployment)
-        by_deployment[owner] = by_deployment.get(owner, ZERO) + amount.usd
+        by_deployment[owner] = by_deployment.get(owner, ZERO) + entry.usd
     return BudgetStatus(
         policy=policy.name,
         name=budget.name,
@@ -128,18 +143,16 @@ def _status(book: Book, policy: Policy, budget: Budget, now: datetime, reserved:
         period=budget.period,
         period_start=start,
         resets_at=end,
-        amount=budget.amount,
+        amount=amount,
         spent=spent,
-        external=sum((amount.usd for key, amount in sums.items() if key.source == "external"), ZERO),
-        gpu=sum((amount.usd for key, amount in sums.items() if key.source == "gpu"), ZERO),
-        estimated=sum((amount.estimated_usd for amount in scoped.values()), ZERO),
+        external=sum((entry.usd for key, entry in sums.items() if key.source == "external"), ZERO),
+        gpu=sum((entry.usd for key, entry in sums.items() if key.source == "gpu"), ZERO),
+        estimated=sum((entry.estimated_usd for entry in scoped.values()), ZERO),
         reserved=reserved,
         remaining=remaining,
         burn_per_hour=burn,
         exhausted=exhausted,
-        exhausted_at=_passed(book, scoped, budget.amount, start, end)
-        if exhausted
-        else _forecast(now, end, remaining, burn),
+        exhausted_at=_passed(book, scoped, amount, start, end) if exhausted else _forecast(now, end, remaining, burn),
         by_deployment=tuple(DeploymentSpend(*owner, by_deployment[owner]) for owner in sorted(by_deployment)),
     )
 

@@ -156,11 +156,18 @@ def slot(price: Price, max_input_tokens: int, max_output_tokens: int, choices: i
 
 def limits(policy: Policy, statuses: Iterable[BudgetStatus], share: Decimal = DEFAULT_SHARE) -> tuple[Limit, ...]:
     """The limits that a policy puts on spill: its External and Total budgets. A GPU budget limits no spill, and permits
-    none either; a suspended policy is a limit of nothing."""
+    none either; a suspended policy is a limit of nothing, and one on trial allows what its full amounts would."""
     if policy.suspended:
         return (Limit(policy.name, "", policy.namespaces, ZERO, ZERO, share, suspended=True),)
     return tuple(
-        Limit(policy.name, status.name, policy.namespaces, status.amount, status.remaining, share)
+        Limit(
+            policy.name,
+            status.name,
+            policy.namespaces,
+            status.amount,
+            status.amount if policy.dry_run else status.remaining,
+            share,
+        )
         for status in statuses
         if status.scope != "GPU"
     )

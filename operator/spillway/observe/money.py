@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 
+from spillway import api
 from spillway.api import CostPolicy, ExternalProvider, MoEDeployment
 from spillway.ledger import (
     Book,
@@ -21,6 +22,7 @@ from spillway.ledger import (
     ProviderModel,
     Slot,
     Timing,
+    TopUp,
     caps,
     grant,
     lease_seconds,
@@ -65,8 +67,16 @@ def prices(providers: Mapping[str, ExternalProvider]) -> dict[ProviderModel, Pri
 def ledger_policy(policy: CostPolicy, namespaces: Sequence[str], objects: Objects) -> Policy:
     """The policy as the ledger sees it: with the namespaces that it selects now, among those in use."""
     selected = frozenset(n for n in namespaces if policy.spec.selects(n, objects.namespace_labels(n)))
-    budgets = tuple(Budget(b.name, b.period, b.amount, b.scope) for b in policy.spec.budgets)
-    return Policy(policy.metadata.name, selected, budgets, policy.spec.time_zone, policy.spec.suspend)
+    budgets = tuple(ledger_budget(b) for b in policy.spec.budgets)
+    spec = policy.spec
+    dry_run = spec.enforcement == "DryRun"
+    return Policy(policy.metadata.name, selected, budgets, spec.time_zone, spec.suspend, dry_run)
+
+
+def ledger_budget(budget: api.Budget) -> Budget:
+    """The budget as the ledger sees it."""
+    top_ups = tuple(TopUp(t.amount, t.until) for t in budget.top_ups)
+    return Budget(budget.name, budget.period, budget.amount, budget.scope, top_ups)
 
 
 def pairs(moes: Sequence[MoEDeployment], providers: Mapping[str, ExternalProvider], timing: Timing) -> dict[Pair, Slot]:

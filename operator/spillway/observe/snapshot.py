@@ -19,6 +19,7 @@ from spillway.decide.snapshot import (
 from spillway.ledger import Pair
 from spillway.observe import cluster
 from spillway.observe.demand import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS, PairAnswers
+from spillway.observe.floors import Allowed, Floor, limited
 from spillway.observe.hints import hint_windows
 from spillway.observe.money import Money
 from spillway.observe.objects import Objects
@@ -55,11 +56,12 @@ def take(
 ) -> Snapshot:
     """The snapshot of `now` (Unix seconds). `traffic` is None when Prometheus cannot be asked. `last_requests`: when a
     deployment last got one."""
+    floors = limited((floor(r, money) for r in resolved), most_floor_gpus(policies))
     return Snapshot(
         time=now,
         deployments=tuple(
             replace(
-                deployment(r, objects, providers, policies, traffic, money, health),
+                with_floor(deployment(r, objects, providers, policies, traffic, money, health), floors),
                 hints=hint_windows(r.moe.spec.hints, now),
                 last_request_at=last_request_at(r.moe, last_requests or {}),
             )
@@ -119,6 +121,32 @@ def deployment(
     )
 
 
+def floor(resolved: Resolved, money: Money) -> Floor:
+    """What the deployment's minReplicas ask for."""
+    meta, created = resolved.moe.metadata, resolved.moe.metadata.creation_timestamp
+    return Floor(
+        resolved.moe.key,
+        resolved.moe.spec.min_replicas,
+        max((v.gpus_per_replica for v in variants(resolved)), default=0),
+        money.policies.get(meta.namespace, ()),
+        created.timestamp() if created is not None else 0.0,
+    )
+
+
+def most_floor_gpus(policies: Mapping[str, CostPolicy]) -> dict[str, int]:
+    """`maxFloorGPUs` of those policies that say and enforce it."""
+    return {
+        name: p.spec.max_floor_gpus for name, p in policies.items() if p.spec.max_floor_gpus is not None and enforced(p)
+    }
+
+
+def with_floor(deployment: Deployment, floors: Mapping[str, Allowed]) -> Deployment:
+    allowed = floors.get(deployment.key)
+    if allowed is None:
+        return deployment
+    return replace(deployment, min_replicas=allowed.replicas, floor_limit=allowed.words)
+
+
 def last_request_at(moe: MoEDeployment, last_requests: Mapping[str, float]) -> float:
     """When the deployment last got a request. One of the same name that was deleted is none of its business."""
     at, created = last_requests.get(moe.key, 0.0), moe.metadata.creation_timestamp
@@ -147,6 +175,11 @@ def variants(resolved: Resolved) -> tuple[Variant, ...]:
     )
 
 
+def enforced(policy: CostPolicy | None) -> bool:
+    """Whether budgets stop what they do not cover; one that the objects do not have any more still does."""
+    return policy is None or policy.spec.enforcement == "Enforce"
+
+
 def floor_only(own_policies: Sequence[str], policies: Mapping[str, CostPolicy], money: Money) -> bool:
     """Whether a spent GPU or Total budget asks for the floor. By name: `money` is up to two seconds older than
     `policies`, and what it speaks of may be gone."""
@@ -154,7 +187,7 @@ def floor_only(own_policies: Sequence[str], policies: Mapping[str, CostPolicy], 
     return any(
         (name, budget.name) in exhausted
         for name in own_policies
-        if name in policies
+        if name in policies and enforced(policies[name])
         for budget in policies[name].spec.budgets
         if budget.at_limit == "StopSpillAndScaleToFloor" and budget.scope != "External"
     )
@@ -240,12 +273,14 @@ def option(
 
 
 def budgets(money: Money, policies: Mapping[str, CostPolicy]) -> tuple[Budget, ...]:
-    """All budgets. One whose rest does not carry a single request more counts as spent."""
+    """All budgets that are enforced. One whose rest does not carry a single request more counts as spent."""
     stopped = {
         name for pair, (code, _) in money.stops.items() if code in SPENT for name in money.policies[pair.namespace]
     }
     found = []
     for name, statements in money.statements.items():
+        if not enforced(policies.get(name)):
+            continue
         for status in statements:
             granted = money.grants.get((name, status.name))
             spent = status.exhausted or (granted is not None and granted.max_burn_usd_per_hour == 0 and name in stopped)

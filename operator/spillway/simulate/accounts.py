@@ -22,6 +22,7 @@ class Spent:
     starts_at: float
     ends_at: float
     usd: float
+    of_usd: float
 
 
 class Account:
@@ -37,21 +38,26 @@ class Account:
         self.starts_at, self.ends_at = span(budget, begin, begin)
 
     @property
+    def usd(self) -> float:
+        """What there is for the period, top-ups included."""
+        return self.budget.usd + sum(usd for usd, until in self.budget.top_ups if self.starts_at < until)
+
+    @property
     def left_usd(self) -> float:
         """Below zero: a Total budget that replicas went on to use."""
-        return self.budget.usd - self.spent_usd
+        return self.usd - self.spent_usd
 
     def turn(self, now: float) -> None:
         """Begin the next period, if now (Unix seconds) is in it."""
         if now >= self.ends_at:
-            self._past.append(Spent(self.starts_at, self.ends_at, self.spent_usd))
+            self._past.append(Spent(self.starts_at, self.ends_at, self.spent_usd, self.usd))
             self.spent_usd = 0.0
             self.starts_at, self.ends_at = span(self.budget, self._begin, now)
 
     @property
     def periods(self) -> tuple[Spent, ...]:
         """All periods, the present one last."""
-        return (*self._past, Spent(self.starts_at, self.ends_at, self.spent_usd))
+        return (*self._past, Spent(self.starts_at, self.ends_at, self.spent_usd, self.usd))
 
 
 def span(budget: VirtualBudget, begin: float, now: float) -> tuple[float, float]:

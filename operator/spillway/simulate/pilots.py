@@ -95,7 +95,7 @@ class SpillwayPilot:
             Budget(
                 a.budget.policy or a.budget.name,
                 a.budget.name,
-                Decimal(str(a.budget.usd)),
+                Decimal(str(a.usd)),
                 Decimal(str(max(left_usd[a.budget.key], 0.0))),
                 starts_at=a.starts_at,
                 resets_at=a.ends_at,
@@ -151,7 +151,7 @@ class SpillwayPilot:
                 message = f"{name}: {reason}"
             elif spent is not None:
                 reason = "BudgetSpent"
-                message = f"budget {spent.budget.key} (${spent.budget.usd:,.2f}) is spent"
+                message = f"budget {spent.budget.key} (${spent.usd:,.2f}) is spent"
             found.append(
                 ProviderOption(
                     provider.api,

@@ -16,9 +16,10 @@ from spillway.build import BuildSettings
 from spillway.catalog import load as load_catalog
 from spillway.decide.snapshot import ProviderOption, Settings, Variant
 from spillway.ledger import Book, Timing, UnknownTimeZone
+from spillway.observe.floors import limited
 from spillway.observe.money import Money, assess
 from spillway.observe.resolve import Problem, Resolved, resolve, valid
-from spillway.observe.snapshot import ProviderHealth, option, variants
+from spillway.observe.snapshot import ProviderHealth, enforced, floor, most_floor_gpus, option, variants
 from spillway.simulate.economics import BIN_SECONDS, Economics
 from spillway.simulate.load import Load, scale
 from spillway.simulate.requests.draw import MAXIMUM_HOURS, MAXIMUM_REQUESTS, single_requests
@@ -76,9 +77,19 @@ def build(scenario: Scenario, *, single: bool = False) -> Stage:
         )
     virtual_pools = tuple(_pool(p, spec) for _, p in sorted(pools.items()))
     room = _Room(virtual_pools)
+    floors = limited((floor(r, money) for r in resolved.values()), most_floor_gpus(policies))
     world = World(
         deployments=tuple(
-            _deployment(resolved[key], demand[key], spec.deployments[key], offers[key], money, policies, room)
+            _deployment(
+                resolved[key],
+                demand[key],
+                spec.deployments[key],
+                offers[key],
+                money,
+                policies,
+                room,
+                floors[key].replicas if key in floors else resolved[key].moe.spec.min_replicas,
+            )
             for key in resolved
         ),
         pools=virtual_pools,
@@ -103,6 +114,9 @@ def build(scenario: Scenario, *, single: bool = False) -> Stage:
         for obj in (*moes, *pools.values(), *providers.values(), *policies.values())
         if (paths := not_acted_on(obj))
     ]
+    notes += [f"{key}: {allowed.words}" for key, allowed in sorted(floors.items())]
+    trials = sorted(name for name, policy in policies.items() if not enforced(policy))
+    notes += [f"CostPolicy {name}: enforcement DryRun, so its budgets stop nothing" for name in trials]
     notes += [one.note for one in demand.values() if one.note]
     notes += [f"{m.pool}: cannot run {key}: {m.reason}" for key, r in resolved.items() for m in r.misfits]
     if scenario.ignored:
@@ -256,21 +270,23 @@ def _deployment(
     money: Money,
     policies: Mapping[str, CostPolicy],
     room: _Room,
+    least: int,
 ) -> VirtualDeployment:
+    """`least`: of minReplicas what maxFloorGPUs allow."""
     moe, spec, ways = resolved.moe, resolved.moe.spec, variants(resolved)
     own = money.policies.get(moe.metadata.namespace, ())
     stated = [float(v) for name in own if (v := policies[name].spec.value_per_request) is not None]
     ready = wanted.ready_at_begin
     if ready is None:
         first = ceil(demand.load.work[:FIRST_BINS].mean())
-        ready = spec.replicas or max(spec.min_replicas, min(first, spec.max_replicas))
+        ready = spec.replicas or max(least, min(first, spec.max_replicas))
     return VirtualDeployment(
         namespace=moe.metadata.namespace,
         name=moe.metadata.name,
         variants=ways,
         traffic=demand.traffic,
         providers=tuple(o.name for o in offers),
-        min_replicas=spec.min_replicas,
+        min_replicas=least,
         max_replicas=spec.max_replicas,
         queue_seconds=float(spec.slo.queue_seconds),
         usd_value_per_request=min(stated) if stated else None,
@@ -352,7 +368,7 @@ def _providers(
 
 
 def _budgets(policies: Mapping[str, CostPolicy], money: Money, keys: tuple[str, ...]) -> tuple[VirtualBudget, ...]:
-    """All budgets of all policies, each with the deployments of the namespaces that its policy selects."""
+    """Budgets of policies that are enforced, each with the deployments of the namespaces that its policy selects."""
     return tuple(
         VirtualBudget(
             budget.name,
@@ -363,8 +379,10 @@ def _budgets(policies: Mapping[str, CostPolicy], money: Money, keys: tuple[str, 
             deployments=frozenset(k for k in keys if name in money.policies.get(k.partition("/")[0], ())),
             period=budget.period,
             time_zone=policy.spec.time_zone,
+            top_ups=tuple((float(t.amount), t.until.timestamp()) for t in budget.top_ups),
             to_floor=budget.at_limit == "StopSpillAndScaleToFloor",
         )
         for name, policy in sorted(policies.items())
+        if enforced(policy)
         for budget in policy.spec.budgets
     )

@@ -98,9 +98,9 @@ def totals(one: WorldRun) -> dict[str, float]:
     }
 
 
-def overrun_usd(account: Account, spent: Spent) -> float:
+def overrun_usd(spent: Spent) -> float:
     """By how much a period's spend passed its amount, to the millionth of a dollar: sums of floats are not exact."""
-    return max(0.0, round(spent.usd - account.budget.usd, 6))
+    return max(0.0, round(spent.usd - spent.of_usd, 6))
 
 
 # ---- for others to recompute -----------------------------------------------------------------------------------------
@@ -189,7 +189,8 @@ def _budget(account: Account) -> dict[str, Any]:
                 "from": _moment(spent.starts_at),
                 "to": _moment(spent.ends_at),
                 "spent": spent.usd,
-                "overrun": overrun_usd(account, spent),
+                "of": spent.of_usd,
+                "overrun": overrun_usd(spent),
             }
             for spent in account.periods
         ],

@@ -91,6 +91,7 @@ class VirtualBudget:
     deployments: frozenset[str] | None = None  # whose dollars count, by key. None: all
     period: Period | None = None
     time_zone: str = "UTC"
+    top_ups: tuple[tuple[float, float], ...] = ()  # $ more in each period that begins before that time (Unix seconds)
     to_floor: bool = False  # spent, with scope GPU or Total: replicas go down to the floor
 
     @property

@@ -189,7 +189,7 @@ async def test_first_byte(slow: Slow) -> None:
     assert (answer.status, answer.served_by) == (200, "zai")
     assert answer.text.endswith("data: [DONE]\n\n"), "headers came in time: a first token may take as long as it likes"
     samples = {(s.provider, s.outcome): s.requests for s in (await rig.reading()).samples}
-    assert samples == {("zai", "unmetered"): 2, ("zai", "metered"): 1, ("deep", "metered"): 2}
+    assert samples == {("zai", "unanswered"): 2, ("zai", "metered"): 1, ("deep", "metered"): 2}
 
 
 async def test_idle(slow: Slow) -> None:

@@ -209,11 +209,18 @@ def test_policy_forecast_says_which_budget_ends_before_its_period() -> None:
     assert forecast is not None and "until day: 2026-11-23" in forecast.message
 
 
+def test_what_a_policy_on_trial_would_stop_is_told() -> None:
+    spent = of_policy(policy(enforcement="DryRun"), [budget("400", exhausted=True)], {}, NOW)
+    within = find_condition(spent.conditions, "WithinBudget")
+    assert within is not None and (within.status, within.reason) == ("False", Reason.BUDGET_SPENT)
+    assert within.message.endswith("(enforcement DryRun: it would stop spill, and stops nothing)")
+
+
 def test_fields_that_nothing_acts_on_yet_are_told_until_they_go() -> None:
-    asked = of_policy(policy(enforcement="DryRun", maxFloorGPUs=8), [budget("1")], {}, NOW)
+    asked = of_policy(policy(spill__maxShare="0.5", spill__maxPerHour="8"), [budget("1")], {}, NOW)
     told = find_condition(asked.conditions, "NotActedOn")
     assert told is not None and told.status == "True"
-    assert told.message.startswith("spec.maxFloorGPUs, spec.enforcement are accepted, but this version")
+    assert told.message.startswith("spec.spill.maxShare, spec.spill.maxPerHour are accepted, but this version")
     gone = of_policy(policy().model_copy(update={"status": asked}), [budget("1")], {}, NOW)
     told = find_condition(gone.conditions, "NotActedOn")
     assert told is not None and told.status == "False"

@@ -181,6 +181,7 @@ def test_a_steady_deployment_writes_the_same_status_again() -> None:
         (planned(), {}, "MetricsAvailable", ("True", Reason.AS_EXPECTED)),
         (planned(stale=True), {}, "MetricsAvailable", ("False", Reason.METRICS_STALE)),
         (planned(decisions=(Decision(Code.NO_GPU, "full"),)), {}, "ScalingLimited", ("True", "NoGPU")),
+        (planned(decisions=(Decision(Code.FLOOR_LIMITED, "less"),)), {}, "ScalingLimited", ("True", "FloorLimited")),
         (planned(decisions=(Decision(Code.MAX_REPLICAS, "at most"),)), {}, "ScalingLimited", ("True", "MaxReplicas")),
         (planned(), {}, "ScalingLimited", ("False", Reason.AS_EXPECTED)),
         (planned(), {"pinned_replicas": 2}, "Pinned", ("True", Reason.PINNED_BY_REPLICAS)),

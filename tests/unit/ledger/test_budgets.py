@@ -16,6 +16,7 @@ from spillway.ledger.budgets import (
     DeploymentSpend,
     Policy,
     Scope,
+    TopUp,
     UnknownTimeZone,
     period_end,
     period_start,
@@ -127,3 +128,26 @@ def test_a_policy_made_in_mid_month_sees_the_whole_month() -> None:
     book = booked((NOW - timedelta(days=20), ZAI, "6"))
     late = Policy("new", frozenset({"chat"}), (Budget("month", "Month", Decimal(10)),), "Europe/Berlin")
     assert statement(book, late, NOW)[0].spent == Decimal(6)
+
+
+@pytest.mark.parametrize(
+    ("until", "amount"),
+    [
+        (NOW - timedelta(days=1), "100"),  # over before the day began
+        (datetime(2026, 11, 23, tzinfo=UTC), "100"),  # at its begin
+        (datetime(2026, 11, 23, 6, tzinfo=UTC), "150"),  # ended this morning: the day keeps what it began with
+        (NOW + timedelta(days=1), "150"),
+    ],
+)
+def test_a_top_up_counts_in_each_period_that_begins_before_its_end(until: datetime, amount: str) -> None:
+    budget = Budget("day", "Day", Decimal(100), top_ups=(TopUp(Decimal(50), until),))
+    spent = booked((NOW - timedelta(hours=1), ZAI, "120"))
+    [status] = statement(spent, Policy("p", frozenset({"chat"}), (budget,)), NOW)
+    assert status.amount == Decimal(amount)
+    assert status.remaining == max(Decimal(amount) - 120, Decimal(0))
+    assert status.exhausted is (amount == "100")
+
+
+def test_top_ups_add_up() -> None:
+    several = (TopUp(Decimal(50), NOW + timedelta(days=1)), TopUp(Decimal(7), NOW + timedelta(days=2)))
+    assert Budget("day", "Day", Decimal(100), top_ups=several).amount_from(NOW) == 157

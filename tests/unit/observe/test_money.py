@@ -15,7 +15,14 @@ from spillway.ledger.book import Amount, Entry, Key, add
 from spillway.observe import Objects, Resolved, take
 from spillway.observe.money import Money, assess
 from spillway.observe.resolve import valid
-from spillway.observe.snapshot import ProviderHealth, budgets, last_request_at, option, value_per_request
+from spillway.observe.snapshot import (
+    ProviderHealth,
+    budgets,
+    last_request_at,
+    most_floor_gpus,
+    option,
+    value_per_request,
+)
 from tests.unit.api.examples import example
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -223,6 +230,36 @@ def test_a_spent_budget_counts_as_spent_and_another_policys_does_not() -> None:
     money = assessed(spent("400"), policies(example("CostPolicy", "team"), idle))
     left = {b.policy: b.remaining for b in budgets(money, {})}
     assert left == {"team": Decimal(0), "idle": Decimal(400)}
+
+
+def on_trial(**changes: Any) -> dict[str, CostPolicy]:
+    return policies(example("CostPolicy", "team", enforcement="DryRun", **changes))
+
+
+def test_a_policy_on_trial_tells_and_stops_nothing() -> None:
+    money = assessed(spent("900"), on_trial())
+    [told] = money.statements["team"]
+    assert (told.exhausted, told.spent) == (True, Decimal(900))
+    assert money.caps == assessed(own=on_trial()).caps, "as if nothing was spent"
+    found = option(moes()[0], "zai", "glm-5", providers(), money, HEALTHY)
+    assert (found.unavailable, found.affordable_in_flight > 0) == ("", True)
+    assert budgets(money, on_trial()) == ()
+
+
+def test_a_policy_on_trial_frees_nobody_from_another_one() -> None:
+    both = on_trial() | policies(example("CostPolicy", "company"))
+    money = assessed(spent("900"), both)
+    assert money.caps[PAIR] == 0
+    assert {b.policy for b in budgets(money, both)} == {"company"}
+    suspended = assessed(own=on_trial(suspend=True))
+    assert suspended.caps[PAIR] == 0, "the switch is a switch"
+
+
+def test_a_trial_takes_no_replicas() -> None:
+    day = [{"name": "day", "period": "Day", "amount": "400", "scope": "Total", "atLimit": "StopSpillAndScaleToFloor"}]
+    own = on_trial(budgets=day, maxFloorGPUs=0)
+    assert not seen(assessed(spent("900"), own), own).floor_only
+    assert most_floor_gpus(own) == {}
 
 
 def test_a_paced_budget_has_its_period() -> None:

@@ -59,6 +59,17 @@ def test_a_months_money_is_full_again_on_the_first_of_the_zone() -> None:
     assert [p.usd for p in account.periods] == pytest.approx([60.0, 60.0])  # $0.30 a bin: gone after 200 bins
 
 
+def test_a_top_up_counts_in_the_periods_that_begin_before_its_end() -> None:
+    """The month of March ends with it, although it ends in the middle of March's last hours."""
+    budget = VirtualBudget(
+        "month", 60.0, period="Month", time_zone="Europe/Berlin", top_ups=((30.0, at(2026, 3, 31, 23, 0)),)
+    )
+    one = world(deployment([1.0] * 3 * HOUR), budgets=(budget,), begin=at(2026, 3, 31, 22, 0))
+    [account] = fixed(one).accounts
+    assert [p.of_usd for p in account.periods] == [90.0, 60.0]
+    assert [p.usd for p in account.periods] == pytest.approx([90.0, 60.0])
+
+
 def test_each_budget_counts_its_own_deployments_and_dollars() -> None:
     kinds = {
         "mine": VirtualBudget("api", 1e6, 1e9, policy="mine", deployments=frozenset({"team/a"})),

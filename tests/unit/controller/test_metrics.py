@@ -1,0 +1,28 @@
+"""What a scrape of the leader shows of the ledger."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from spillway.controller.metrics import Metrics
+from spillway.ledger import Amount, Key
+
+ZAI = Key("chat", "glm-5", "external", "zai", "glm-5")
+B200 = Key("chat", "glm-5", "gpu", "b200", "")
+
+
+def labels(key: Key) -> dict[str, str]:
+    return dict(zip(("namespace", "deployment", "source", "supplier", "model"), key, strict=True))
+
+
+def test_spend_is_a_counter_by_who_was_paid() -> None:
+    metrics = Metrics()
+    sums = {ZAI: Amount(Decimal("1.25"), 400_000, Decimal("0.25")), B200: Amount(Decimal(16))}
+    assert metrics.registry.get_sample_value("spillway_spend_usd_total", labels(ZAI)) is None
+    metrics.spent_by(lambda: sums)
+    value = metrics.registry.get_sample_value
+    assert value("spillway_spend_usd_total", labels(ZAI)) == 1.25
+    assert value("spillway_spend_usd_total", labels(B200)) == 16
+    assert value("spillway_spend_estimated_usd_total", labels(ZAI)) == 0.25
+    assert value("spillway_spend_tokens_total", labels(ZAI)) == 400_000
+    assert value("spillway_spend_tokens_total", labels(B200)) is None, "GPUs are not paid by the token"
