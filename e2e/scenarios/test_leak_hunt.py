@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import urllib.request
 from decimal import Decimal
 
 import pytest
@@ -20,7 +21,7 @@ from spillway.ledger.store import unpack
 SECONDS = 85.0
 CLIENTS = 200
 BUDGET = Decimal(8)  # so large that about twenty requests at once may go out
-SHARE_LEFT = Decimal("0.2")  # dollars, when the budget is lowered in mid-load
+SHARE_LEFT = Decimal("0.25")  # dollars, when the budget is lowered in mid-load
 SEEDS = range(1, 1 + int(os.environ.get("HUNTS", "3")))
 
 
@@ -102,18 +103,27 @@ def drawn_lowering(seed: int) -> float:
 
 def lowered(play: Stage, billed_before: Decimal, namespace: str, timeline: Timeline) -> Decimal:
     """What is admitted under the larger amount is billed (docs/money.md): so it waits until somebody leads who acts on
-    the policy, which a cent more shows, and leaves more than what is in flight."""
+    the policy, which a cent more shows, and to whom the gateways listen; and leaves more than what is in flight."""
 
     def set_to(amount: Decimal) -> None:
         play.apply(play.policy("hunted", str(amount), [namespace]))
         play.wait(f"a budget of ${amount}", lambda: Decimal(play.budget("hunted").get("amount", "0")) == amount, 60)
 
     set_to(BUDGET + Decimal("0.01"))
+    play.wait("gateways that listen to the leader", lambda: connected(play) == len(play.gateways()), 60)
     known = max(play.billed() - billed_before, booked(play, namespace)[0])  # a gateway's death may be charged already
     amount = (known + SHARE_LEFT).quantize(Decimal("0.01"))
     set_to(amount)
     timeline.note(f"the budget is lowered to ${amount}")
     return amount
+
+
+def connected(play: Stage) -> int:
+    """Gateways on the leader's ADS stream, as its metrics have it."""
+    address = play.leader()["status"]["podIP"]
+    with urllib.request.urlopen(f"http://{address}:8081/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return next(int(float(line.split()[1])) for line in lines if line.startswith("spillway_gateways_connected "))
 
 
 def spill_allowed(play: Stage, name: str, namespace: str) -> bool:

@@ -26,10 +26,13 @@ _KEPT_STATS = (
     r"^vhost\.metrics\..*",
 )
 
+# Envoy's own back-off between attempts grows to 30 s: so long a new leader could not lower a cap. Leaders are few, and
+# answer a gateway at once.
+_RECONNECT: Fields = {"retry_back_off": {"base_interval": "0.25s", "max_interval": "2s"}}
 _GRPC: Fields = {
     "api_type": "GRPC",
     "transport_api_version": "V3",
-    "grpc_services": [{"envoy_grpc": {"cluster_name": "ads"}}],
+    "grpc_services": [{"envoy_grpc": {"cluster_name": "ads", "retry_policy": _RECONNECT}}],
     "set_node_on_first_message_only": True,
 }
 
