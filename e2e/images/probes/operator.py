@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 import spillway.cli.explain
 import spillway.controller.process  # noqa: F401 (the whole operator)
@@ -17,10 +18,11 @@ _SAMPLE = {"metric": {"deployment": "chat/glm-5", "namespace": "", "pod": "p"}, 
 
 
 class _Answers(BaseHTTPRequestHandler):
-    """A Prometheus to which every query has the same one sample."""
+    """A Prometheus that has the same one sample for every query but those of routes, of which there are none."""
 
     def do_GET(self) -> None:
-        body = json.dumps({"status": "success", "data": {"resultType": "vector", "result": [_SAMPLE]}}).encode()
+        found = [] if "model[|]" in unquote(self.path) else [_SAMPLE]
+        body = json.dumps({"status": "success", "data": {"resultType": "vector", "result": found}}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
