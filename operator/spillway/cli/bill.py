@@ -19,7 +19,7 @@ from rich.text import Text
 from spillway.act.kube import Kube, KubeError, path
 from spillway.cli.connection import NoCluster, cluster
 from spillway.ledger import Book, CorruptLedger, UnknownTimeZone
-from spillway.ledger.bill import COLUMNS, Column, Row, rows, total
+from spillway.ledger.bill import COLUMNS, Column, Row, months_cut, rows, total
 from spillway.ledger.budgets import zone_of
 from spillway.ledger.store import NAME, unpack
 
@@ -92,6 +92,13 @@ async def show(question: Question, out: TextIO | None = None) -> int:
     except (Unreadable, CorruptLedger) as error:
         errors.print(f"spillway: {error}", soft_wrap=True)
         return 1
+    if cut := months_cut(book, start, end):
+        errors.print(
+            f"spillway: of {', '.join(cut)} the ledger has no days any more: take whole months with --month, --from or "
+            "--to",
+            soft_wrap=True,
+        )
+        return 2
     if question.format == "focus":
         columns = FOCUS_BY
     found = rows(book, columns, question.time_zone, start, end, question.namespace)

@@ -16,6 +16,7 @@ from spillway.cli.account import age
 from spillway.cli.connection import NoCluster, cluster
 
 HEADINGS = ("POLICY", "BUDGET", "SCOPE", "SINCE", "SPENT", "OF", "USED", "LEFT", "IN FLIGHT", "BURN/H", "LASTS")
+STOPPED = "spillway.dev/stopped-by"  # annotation on what `stop-spill` suspended
 RIGHT = {"SPENT", "OF", "USED", "LEFT", "IN FLIGHT", "BURN/H"}
 
 
@@ -107,6 +108,13 @@ def _lasts(exhausted_at: datetime | None, spent: bool, now: datetime) -> str:
     return f"{age(max(0, int((exhausted_at - now).total_seconds())))} at this burn"
 
 
+def _is_meant(provider: Object, undo: bool) -> bool:
+    """Of all: what is not suspended yet, and back again only what this command stopped: not what somebody had suspended
+    for a reason of their own."""
+    annotations = provider["metadata"].get("annotations") or {}
+    return STOPPED in annotations if undo else not (provider.get("spec") or {}).get("suspend")
+
+
 async def switch(names: list[str], everything: bool, undo: bool, context: str | None) -> int:
     """Suspend CostPolicies, or all ExternalProviders, or end that; returns the exit status."""
     errors = Console(stderr=True, highlight=False, markup=False)
@@ -114,30 +122,43 @@ async def switch(names: list[str], everything: bool, undo: bool, context: str | 
     if bool(names) is everything:
         errors.print("spillway: give the CostPolicies to suspend, or --all for every ExternalProvider")
         return 2
-    failed = False
+    kind = "ExternalProvider" if everything else "CostPolicy"
     try:
         async with cluster(context) as kube:
-            kind = "ExternalProvider" if everything else "CostPolicy"
             if everything:
-                found = await kube.request("GET", path(API_VERSION, kind, None))
-                names = sorted(str(o["metadata"]["name"]) for o in found["items"])
-            for name in names:
-                try:
-                    await kube.merge(path(API_VERSION, kind, None, name), {"spec": {"suspend": not undo}})
-                except KubeError as error:
-                    failed = True
-                    words = f"there is no {kind} {name!r}" if error.status == 404 else error.message or str(error)
-                    errors.print(f"spillway: {words}", soft_wrap=True)
-                else:
-                    effect = "may be used again" if undo else "takes no new request within seconds"
-                    what = "provider" if everything else "policy"
-                    console.print(f"{what} {name}: {effect}", soft_wrap=True)
-            if not names:
-                console.print("There is no ExternalProvider: nothing can spill.")
+                found = (await kube.request("GET", path(API_VERSION, kind, None)))["items"]
+                names = sorted(str(o["metadata"]["name"]) for o in found if _is_meant(o, undo))
+                if not names:
+                    console.print(_nothing_to_do(bool(found), undo))
+                    return 0
+            done = [await _suspend(kube, kind, name, undo, console, errors) for name in names]
     except KubeError as error:
         errors.print(f"spillway: {error.message or error}", soft_wrap=True)
         return 1
     except NoCluster as error:
         errors.print(f"spillway: {error}", soft_wrap=True)
         return error.status
-    return 1 if failed else 0
+    return 0 if all(done) else 1
+
+
+def _nothing_to_do(there_are: bool, undo: bool) -> str:
+    if not there_are:
+        return "There is no ExternalProvider: nothing can spill."
+    return "None of the providers was stopped by this command." if undo else "All are suspended."
+
+
+async def _suspend(kube: Kube, kind: str, name: str, undo: bool, console: Console, errors: Console) -> bool:
+    """One object, with a line that says what comes of it; whether it could be done."""
+    patch: Object = {
+        "metadata": {"annotations": {STOPPED: None if undo else "stop-spill"}},
+        "spec": {"suspend": not undo},
+    }
+    try:
+        await kube.merge(path(API_VERSION, kind, None, name), patch)
+    except KubeError as error:
+        words = f"there is no {kind} {name!r}" if error.status == 404 else error.message or str(error)
+        errors.print(f"spillway: {words}", soft_wrap=True)
+        return False
+    effect = "may be used again" if undo else "takes no new request within seconds"
+    console.print(f"{'policy' if kind == 'CostPolicy' else 'provider'} {name}: {effect}", soft_wrap=True)
+    return True

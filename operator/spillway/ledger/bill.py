@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
-from .book import QUARTERS_PER_DAY, Amount, Book, Key, Span
+from .book import QUARTER_SECONDS, QUARTERS_PER_DAY, Amount, Book, Key, Span
 from .budgets import zone_of
 
 Column = Literal["day", "month", "team", "deployment", "source", "provider", "pool", "supplier", "model"]
@@ -25,6 +25,8 @@ COLUMNS: Final[tuple[Column, ...]] = (
 """`team` is the namespace; `supplier` is the provider or the pool, whichever was paid."""
 CHRONOLOGICAL: Final = frozenset({"day", "month"})
 NONE: Final = "-"
+ZONES: Final = timedelta(hours=15)
+"""More than any time zone is away from UTC."""
 
 
 class Row(NamedTuple):
@@ -63,6 +65,18 @@ def rows(
         return (*(row.values[i] for i in times), -row.amount.usd, row.values)
 
     return tuple(sorted((Row(values, amount) for values, amount in sums.items()), key=order))
+
+
+def months_cut(book: Book, start: datetime, end: datetime) -> tuple[str, ...]:
+    """Months (`2026-08`) of which no days are left and that the range takes a part of: that part nobody knows. A bound
+    within a day of the month's own is a time zone's."""
+    cut = set()
+    for span in book.spans:
+        if _is_month(span):
+            ends = span.begins + timedelta(seconds=span.quarters * QUARTER_SECONDS)
+            if any(span.begins + ZONES < bound < ends - ZONES for bound in (start, end)):
+                cut.add(f"{span.begins:%Y-%m}")
+    return tuple(sorted(cut))
 
 
 def total(found: Sequence[Row]) -> Amount:

@@ -48,6 +48,7 @@ class Cluster:
     def __init__(self, refusal: KubeError | None = None) -> None:
         self.refusal = refusal
         self.patched: list[tuple[str, Any]] = []
+        self.providers = [example("ExternalProvider", "zai"), example("ExternalProvider", "deepinfra")]
 
     async def request(self, method: str, where: str) -> dict[str, Any]:
         if self.refusal:
@@ -57,7 +58,7 @@ class Cluster:
             assert isinstance(data, dict)
             return {"data": data}
         if where.endswith("/externalproviders"):
-            return {"items": [example("ExternalProvider", "zai"), example("ExternalProvider", "deepinfra")]}
+            return {"items": self.providers}
         assert where.endswith("/costpolicies")
         return {"items": []}
 
@@ -278,9 +279,26 @@ def test_what_a_person_should_know_stands_below() -> None:
 def test_stop_spill_suspends(cluster: Cluster, arguments: list[str], patched: list[tuple[str, bool]]) -> None:
     status, text, _ = told("stop-spill", *arguments)
     assert status == 0
-    assert cluster.patched == [(name, {"spec": {"suspend": suspend}}) for name, suspend in patched]
+    assert [(name, patch["spec"]["suspend"]) for name, patch in cluster.patched] == patched
     for name, suspend in patched:
         assert f"{name}: {'takes no new request within seconds' if suspend else 'may be used again'}" in text
+
+
+def test_what_somebody_else_suspended_stays_so(cluster: Cluster) -> None:
+    zai, deepinfra = cluster.providers
+    zai["spec"]["suspend"] = True  # by hand
+    assert told("stop-spill", "--all")[0] == 0
+    [(name, patch)] = cluster.patched
+    assert (name, patch["metadata"]["annotations"]) == ("deepinfra", {"spillway.dev/stopped-by": "stop-spill"})
+    deepinfra["metadata"]["annotations"], deepinfra["spec"]["suspend"] = patch["metadata"]["annotations"], True
+    cluster.patched.clear()
+    assert told("stop-spill", "--all")[1] == "All are suspended.\n"
+    assert told("stop-spill", "--all", "--undo")[0] == 0
+    assert cluster.patched == [
+        ("deepinfra", {"metadata": {"annotations": {"spillway.dev/stopped-by": None}}, "spec": {"suspend": False}})
+    ]
+    deepinfra["metadata"]["annotations"] = {}
+    assert told("stop-spill", "--all", "--undo")[1] == "None of the providers was stopped by this command.\n"
 
 
 def test_stop_spill_goes_on_after_a_name_that_is_wrong(cluster: Cluster) -> None:

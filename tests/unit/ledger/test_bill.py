@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spillway.ledger import Amount, Book, Key, UnknownTimeZone, fold
-from spillway.ledger.bill import COLUMNS, Column, rows, total
+from spillway.ledger.bill import COLUMNS, Column, months_cut, rows, total
 from spillway.ledger.book import Entry, add
 
 NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -93,6 +93,24 @@ def test_a_range_begins_with_its_start_and_ends_before_its_end() -> None:
     assert row.amount.usd == 1
     [row] = rows(one, ("team",), start=NOON)
     assert row.amount.usd == 2
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "cut"),
+    [
+        ("2026-08-01T00:00", "2026-09-01T00:00", ()),
+        ("2026-07-31T22:00", "2026-08-31T22:00", ()),  # Berlin's August
+        ("2026-08-10T00:00", "2026-09-01T00:00", ("2026-08",)),
+        ("2026-01-01T00:00", "2026-08-30T00:00", ("2026-08",)),
+        ("2026-09-02T00:00", "2026-09-03T00:00", ()),
+        ("2026-11-16T06:00", "2026-11-16T07:00", ()),  # a whole day is not cut, it counts where it begins
+    ],
+)
+def test_a_month_without_days_cannot_be_cut(start: str, end: str, cut: tuple[str, ...]) -> None:
+    old = datetime(2026, 8, 18, tzinfo=UTC)
+    one = fold(book((old, KEYS[0], "2"), (NOON - timedelta(days=10), KEYS[0], "1")), NOON)
+    bounds = (datetime.fromisoformat(text).replace(tzinfo=UTC) for text in (start, end))
+    assert months_cut(one, *bounds) == cut
 
 
 def test_a_zone_that_nobody_knows_is_refused() -> None:
