@@ -76,8 +76,12 @@ class Timeline:
         return time.monotonic() - self.started
 
     def note(self, text: str) -> None:
+        """What happens now."""
         self.lines.append((self.now(), text))
-        line = f"  {self.now():6.1f} s  {text}"
+        self.tell(f"  {self.now():6.1f} s  {text}")
+
+    def tell(self, line: str) -> None:
+        """What came of it."""
         print(line, flush=True)
         self._write(line)
 

@@ -106,11 +106,11 @@ def test_churn_breaks_no_stream(play: Stage) -> None:
     broken = []
     for name, load in loads.items():
         summary = load.join(2 * LONGEST_SECONDS + 180)
-        print(f"  {name}: {summary.line()}")
+        timeline.tell(f"  {name}: {summary.line()}")
         broken += [record for record in load.records if record.failed]
         assert summary.requests > EVENTS * PACE_SECONDS, "there were hardly any streams"
     longest = max(r.end - r.start for load in loads.values() for r in load.records)
-    print(f"churn {SEED}: {dict(churn.done)} in {last:.0f} s, the longest stream {longest:.0f} s")
+    timeline.tell(f"churn {SEED}: {dict(churn.done)} in {last:.0f} s, the longest stream {longest:.0f} s")
     timeline.keep(broken, play.cluster.directory)
     assert broken == []
     assert churn.done.total() == EVENTS

@@ -70,8 +70,8 @@ def test_no_dollar_leaks(play: Stage, seed: int) -> None:
     spent, estimated = play.wait("a ledger at rest", lambda: at_rest(play, namespace), 90)
     bound = amount / 100
     for name, summary in zip(names, summaries, strict=True):
-        print(f"  {name}: {summary.line()}")
-    print(
+        timeline.tell(f"  {name}: {summary.line()}")
+    timeline.tell(
         f"hunt {seed}: budget ${amount}, bill ${bill:.6f}, ledger ${spent:.6f} (estimated ${estimated:.6f}), "
         f"bound ${bound:.4f}"
     )
