@@ -20,8 +20,8 @@ from spillway.act.kube import Kube, KubeError, path
 from spillway.cli.connection import NoCluster, cluster
 from spillway.ledger import Book, CorruptLedger, UnknownTimeZone
 from spillway.ledger.bill import COLUMNS, Column, Row, months_cut, rows, total
-from spillway.ledger.budgets import zone_of
 from spillway.ledger.store import NAME, unpack
+from spillway.ledger.zones import zone_of
 
 Format = Literal["table", "csv", "json", "focus"]
 FORMATS: tuple[str, ...] = get_args(Format)

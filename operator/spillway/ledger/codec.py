@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final, TypeVar
 
+from .adjustment import NAMES, Adjustment, Settled
 from .book import (
     Amount,
     Book,
     Counter,
     Counts,
+    IdleMark,
     Key,
     Learned,
     Pair,
@@ -25,6 +28,8 @@ from .book import (
 )
 
 VERSION: Final = 1
+CORRECTION: Final = re.compile(r"(.*) \(adjustment ([-._a-zA-Z0-9]+)\)", re.DOTALL)
+"""A correction's model and id, as a key has them: operators of before take it for another model and keep it."""
 
 K = TypeVar("K", bound=tuple[Any, ...])
 
@@ -45,10 +50,10 @@ def encode(book: Book) -> str:
     counter_index = {counter: index for index, counter in enumerate(counters)}
     document = {
         "version": VERSION,
-        "keys": keys,
+        "keys": [_key_row(key) for key in keys],
         "counters": counters,
         "spans": [
-            [*span, [[key_index[key], *_amount_row(bucket[key])] for key in sorted(bucket)]]
+            [*span, [[key_index[key], *_amount_row(key, bucket[key])] for key in sorted(bucket)]]
             for span, bucket in sorted(book.spans.items())
         ],
         "minutes": [
@@ -76,6 +81,10 @@ def encode(book: Book) -> str:
             [*what, str(price.input), str(price.cached_input), str(price.output)]
             for what, price in sorted(book.prices.items())
         ],
+        "adjustments": [_settled_row(id, settled) for id, settled in sorted(book.adjustments.items())],
+        "idle": [
+            [pool, m.gpus, str(m.usd_per_gpu_hour), m.until, m.gpu_seconds] for pool, m in sorted(book.idle.items())
+        ],
     }
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
@@ -96,15 +105,15 @@ def decode(text: str) -> Book:
 
 
 def _book(document: Mapping[str, Any]) -> Book:
-    keys = [_names(Key, row) for row in document["keys"]]
+    keys = [_key(*row) for row in document["keys"]]
     if any(key.source not in ("external", "gpu") for key in keys):
         raise ValueError("a key's source is neither external nor gpu")
     counters = [_names(Counter, row) for row in document["counters"]]
     return Book(
         spans={
             Span(_whole(start), _whole(quarters)): {
-                _at(keys, index): Amount(_usd(usd), _whole(tokens), _usd(estimated))
-                for index, usd, tokens, estimated in rows
+                (key := _at(keys, index)): _amount(key, _usd(usd), _whole(quantity), _usd(estimated))
+                for index, usd, quantity, estimated in rows
             }
             for start, quarters, rows in document["spans"]
         },
@@ -127,11 +136,48 @@ def _book(document: Mapping[str, Any]) -> Book:
             for row in document["learned"]
         },
         prices={_names(ProviderModel, row[:2]): _price(*row[2:]) for row in document["prices"]},
+        # Those who know neither of the two drop both: what was applied is still known by its amount, and idle GPUs
+        # are charged from when they are seen again.
+        adjustments=dict(_settled(*row) for row in document.get("adjustments", [])),
+        idle={
+            _text(pool): IdleMark(_whole(gpus), _usd(price), _whole(until), _whole(gpu_seconds))
+            for pool, gpus, price, until, gpu_seconds in document.get("idle", [])
+        },
     )
 
 
-def _amount_row(amount: Amount) -> list[str | int]:
-    return [str(amount.usd), amount.tokens, str(amount.estimated_usd)]
+def _key_row(key: Key) -> list[str]:
+    *names, model, id = key
+    return [*names, f"{model} (adjustment {id})" if id else model]
+
+
+def _key(*names: Any) -> Key:
+    key = _names(Key, [*names])
+    if len(names) != len(Key._fields) - 1:
+        raise ValueError(f"a key has {len(names)} names")
+    correction = CORRECTION.fullmatch(key.model)
+    return key._replace(model=correction[1], adjustment=correction[2]) if correction else key
+
+
+def _amount_row(key: Key, amount: Amount) -> list[str | int]:
+    """The quantity is what the source sells: tokens, or seconds of a GPU."""
+    return [str(amount.usd), amount.gpu_seconds if key.source == "gpu" else amount.tokens, str(amount.estimated_usd)]
+
+
+def _amount(key: Key, usd: Decimal, quantity: int, estimated: Decimal) -> Amount:
+    return Amount(usd, 0, estimated, quantity) if key.source == "gpu" else Amount(usd, quantity, estimated)
+
+
+def _settled_row(id: str, settled: Settled) -> list[Any]:
+    row = [id, settled.adjustment.document(), settled.at.isoformat(), str(settled.usd)]
+    return [*row, settled.refusal] if settled.refusal else row
+
+
+def _settled(id: Any, document: Mapping[str, Any], at: Any, usd: Any, refusal: Any = "") -> tuple[str, Settled]:
+    amounts = {name: _usd(document[name]) for name in ("usd", "to") if name in document}
+    names = {name: _text(document[name]) for name in ("day", *NAMES, "reason", "by")}
+    adjustment = Adjustment(**names, **amounts, time_zone=_text(document["timeZone"]))
+    return _text(id), Settled(adjustment, _moment(at), _usd(usd), _text(refusal))
 
 
 def _pod(keys: list[Key], row: list[Any]) -> PodMark:
