@@ -15,6 +15,7 @@ from kubernetes.aio.client import ApiException, CoreV1Api
 
 from spillway.api import CostPolicy, ExternalProvider, GPUPool, MoEDeployment
 from spillway.build import DEPLOYMENT_LABEL
+from spillway.controller.adjustment_watch import AdjustmentWatch
 from spillway.controller.arrivals import Arrivals
 from spillway.controller.provider_watch import ProviderWatch
 from spillway.controller.settings import OperatorSettings
@@ -29,11 +30,14 @@ from spillway.ledger import (
     PodUsage,
     PoolPrice,
     Process,
+    Reserved,
     allow,
+    charge_idle,
     charge_pods,
     charge_reading,
     charge_vanished,
     retire,
+    settle,
     total,
     unread_usd,
     vanished,
@@ -42,7 +46,7 @@ from spillway.ledger import (
 from spillway.ledger.external import Outcome
 from spillway.ledger.reader import GatewayPod, Page, Reader, ReadingFailed, Round
 from spillway.ledger.store import LedgerConflict, LedgerGone, LedgerStore, due
-from spillway.observe import cluster, money
+from spillway.observe import cluster, money, pools
 from spillway.observe.cluster import of_pool, requested
 from spillway.observe.money import Money
 from spillway.observe.objects import Objects, condition, seconds
@@ -77,8 +81,14 @@ class Treasury:
     """Holds the book and the view of it that decisions use."""
 
     def __init__(
-        self, core: CoreV1Api, objects: Objects, settings: OperatorSettings, on_threshold: Callable[[], None]
+        self,
+        core: CoreV1Api,
+        objects: Objects,
+        settings: OperatorSettings,
+        on_threshold: Callable[[], None],
+        adjustments: AdjustmentWatch | None = None,
     ) -> None:
+        self._adjustments = adjustments
         self._store = LedgerStore(core, settings.namespace)
         self._objects = objects
         self._settings = settings
@@ -211,6 +221,8 @@ class Treasury:
                 self._take(charge_reading(self.book, reading.pod, page.process, page.samples, prices, reading.at))
         self.providers.note(((r.page.process, r.page.samples) for r in found.readings), time.monotonic())
         self._take(charge_pods(self.book, self._gpu_pods(), self._pool_prices(), now))
+        self.book = charge_idle(self.book, self._reserved(), now)
+        await self._adjust(now)
         view = self._assess(found, now, before)
         # In a leader's first round only its own view tells what those who do not answer may have spent.
         unheard = bool(found.failures) and not before.needs
@@ -230,6 +242,23 @@ class Treasury:
             self._on_threshold()
         self.read_once.set()
         await self._write_quietly()
+
+    async def _adjust(self, now: datetime) -> None:
+        """Settle what people ask to be adjusted. It counts once it is stored: else a credit could be spent that a later
+        leader knows nothing of."""
+        if self._adjustments is None:
+            return
+        before = self.book
+        done = settle(self.book, self._adjustments.requests, now)
+        if done.settled:
+            self.book = done.book
+            await self._write_quietly(force=True)
+            if self.book is not self._written:
+                self.book = before
+                return
+            if any(self.book.adjustments.get(ref) != one for ref, one in done.settled.items()):
+                return  # somebody else wrote: what is stored counts, and the next round settles by it
+        await self._adjustments.tell(done)
 
     async def _vouched(self, found: Round, view: Money) -> Money:
         """The view, once the stored ledger knows all that its caps may let a gateway process have in flight: whoever
@@ -373,4 +402,11 @@ class Treasury:
         return {
             name: PoolPrice(pool.spec.price.usd_per_gpu_hour, round(pool.spec.price.minimum_billing_seconds))
             for name, pool in valid(GPUPool, self._objects.gpupools).items()
+        }
+
+    def _reserved(self) -> dict[str, Reserved]:
+        return {
+            name: Reserved(pools.unclaimed(pool, self._objects), pool.spec.price.usd_per_gpu_hour)
+            for name, pool in valid(GPUPool, self._objects.gpupools).items()
+            if pool.spec.price.billing == "Reserved"
         }

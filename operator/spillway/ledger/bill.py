@@ -24,8 +24,8 @@ COLUMNS: Final[tuple[Column, ...]] = (
     "model",
     "charge",
 )
-"""`team` is the namespace; `supplier` is the provider or the pool, whichever was paid; `charge` is usage, idle (reserved
-GPUs that nobody used) or adjustment."""
+"""`team` is the namespace; `supplier` is the provider or the pool, whichever was paid; `charge` is usage, idle
+(reserved GPUs that nobody used) or adjustment."""
 CHRONOLOGICAL: Final = frozenset({"day", "month"})
 NONE: Final = "-"
 ZONES: Final = timedelta(hours=15)

@@ -317,7 +317,7 @@ def fold(book: Book, now: datetime, quarters: int = 1) -> Book:
         merged = spans.setdefault(target, {})
         for key, amount in bucket.items():
             merged[key] = merged[key] + amount if key in merged else amount
-    settled = {id: one for id, one in book.adjustments.items() if now - one.at <= SETTLED_KEPT}
+    settled = {ref: one for ref, one in book.adjustments.items() if now - one.at <= SETTLED_KEPT}
     if len(settled) < len(book.adjustments):
         book = replace(book, adjustments=settled)
     return replace(book, spans=spans) if changed else book

@@ -81,7 +81,7 @@ def encode(book: Book) -> str:
             [*what, str(price.input), str(price.cached_input), str(price.output)]
             for what, price in sorted(book.prices.items())
         ],
-        "adjustments": [_settled_row(id, settled) for id, settled in sorted(book.adjustments.items())],
+        "adjustments": [_settled_row(ref, settled) for ref, settled in sorted(book.adjustments.items())],
         "idle": [
             [pool, m.gpus, str(m.usd_per_gpu_hour), m.until, m.gpu_seconds] for pool, m in sorted(book.idle.items())
         ],
@@ -147,8 +147,8 @@ def _book(document: Mapping[str, Any]) -> Book:
 
 
 def _key_row(key: Key) -> list[str]:
-    *names, model, id = key
-    return [*names, f"{model} (adjustment {id})" if id else model]
+    *names, model, ref = key
+    return [*names, f"{model} (adjustment {ref})" if ref else model]
 
 
 def _key(*names: Any) -> Key:
@@ -168,16 +168,16 @@ def _amount(key: Key, usd: Decimal, quantity: int, estimated: Decimal) -> Amount
     return Amount(usd, 0, estimated, quantity) if key.source == "gpu" else Amount(usd, quantity, estimated)
 
 
-def _settled_row(id: str, settled: Settled) -> list[Any]:
-    row = [id, settled.adjustment.document(), settled.at.isoformat(), str(settled.usd)]
+def _settled_row(ref: str, settled: Settled) -> list[Any]:
+    row = [ref, settled.adjustment.document(), settled.at.isoformat(), str(settled.usd)]
     return [*row, settled.refusal] if settled.refusal else row
 
 
-def _settled(id: Any, document: Mapping[str, Any], at: Any, usd: Any, refusal: Any = "") -> tuple[str, Settled]:
-    amounts = {name: _usd(document[name]) for name in ("usd", "to") if name in document}
+def _settled(ref: Any, document: Mapping[str, Any], at: Any, usd: Any, refusal: Any = "") -> tuple[str, Settled]:
+    usd_asked, to = (_usd(document[name]) if name in document else None for name in ("usd", "to"))
     names = {name: _text(document[name]) for name in ("day", *NAMES, "reason", "by")}
-    adjustment = Adjustment(**names, **amounts, time_zone=_text(document["timeZone"]))
-    return _text(id), Settled(adjustment, _moment(at), _usd(usd), _text(refusal))
+    adjustment = Adjustment(**names, usd=usd_asked, to=to, time_zone=_text(document["timeZone"]))
+    return _text(ref), Settled(adjustment, _moment(at), _usd(usd), _text(refusal))
 
 
 def _pod(keys: list[Key], row: list[Any]) -> PodMark:

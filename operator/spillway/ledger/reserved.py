@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from itertools import pairwise
 from typing import Final
 
 from .book import IDLE, NANODOLLAR, Amount, Book, Entry, IdleMark, Key, PodMark, add
@@ -22,8 +23,8 @@ SEEN_SECONDS: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """GPUs of a pool that are paid whether used or not, without those that others than Spillway's replicas hold; USD per
-    GPU and hour."""
+    """GPUs of a pool that are paid whether used or not, without those that others than Spillway's replicas hold; USD
+    per GPU and hour."""
 
     gpus: int
     usd_per_gpu_hour: Decimal
@@ -75,5 +76,5 @@ def _held(pods: list[PodMark], start: int, stop: int) -> Iterator[tuple[int, int
     as long as it is charged for them."""
     edges = {t for pod in pods for t in (pod.scheduled, pod.until) if start < t < stop}
     bounds = sorted({start, stop, *edges})
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in pairwise(bounds):
         yield begin, end, sum(pod.gpus for pod in pods if pod.scheduled <= begin and end <= pod.until)

@@ -45,38 +45,38 @@ def settle(book: Book, requests: Mapping[str, Adjustment], now: datetime) -> Set
     settled: dict[str, Settled] = {}
     problems: dict[str, str] = {}
     applied: Mapping[str, Decimal] | None = None
-    for id, request in sorted(requests.items()):
-        before = book.adjustments.get(id)
+    for ref, request in sorted(requests.items()):
+        before = book.adjustments.get(ref)
         if before is not None and before.adjustment == request:
             continue
         if before is not None and not before.refusal:
-            problems[id] = (
+            problems[ref] = (
                 f"was applied as {before.usd:+f} USD on {before.at:%Y-%m-%d} with other content and is not applied "
                 "again: give another adjustment an id of its own"
             )
             continue
         if before is None and len(book.adjustments) >= MOST_SETTLED:
-            problems[id] = (
+            problems[ref] = (
                 f"is not applied: the ledger keeps {MOST_SETTLED} adjustments, and has as many; those of 13 months ago "
                 "are forgotten day by day"
             )
             continue
         if applied is None:
             applied = _applied(book)
-        if id in applied:  # an older version wrote the ledger meanwhile: it keeps amounts and drops their history
-            one = Settled(request, now, applied[id])
+        if ref in applied:  # an older version wrote the ledger meanwhile: it keeps amounts and drops their history
+            one = Settled(request, now, applied[ref])
         else:
             try:
-                book, usd = apply(book, id, request, now)
+                book, usd = apply(book, ref, request, now)
                 one = Settled(request, now, usd)
             except Refused as refusal:
                 one = Settled(request, now, ZERO, str(refusal))
-        book = replace(book, adjustments={**book.adjustments, id: one})
-        settled[id] = one
+        book = replace(book, adjustments={**book.adjustments, ref: one})
+        settled[ref] = one
     return Settlement(book, settled, problems)
 
 
-def apply(book: Book, id: str, request: Adjustment, now: datetime) -> tuple[Book, Decimal]:
+def apply(book: Book, ref: str, request: Adjustment, now: datetime) -> tuple[Book, Decimal]:
     """The book with the correction, and its USD. Raises Refused."""
     zone = zone_of(request.time_zone)
     key = Key(request.namespace, request.deployment, "external", request.provider, request.model)
@@ -90,7 +90,7 @@ def apply(book: Book, id: str, request: Adjustment, now: datetime) -> tuple[Book
     usd = request.usd if request.usd is not None else (request.to or ZERO) - spent
     if estimated + usd < 0:
         raise Refused(_too_much(request, spent, estimated))
-    correction = key._replace(adjustment=id)
+    correction = key._replace(adjustment=ref)
     spans = dict(book.spans)
     for span, part in _spread(places, usd, request.day, zone, now).items():
         spans[span] = {**spans.get(span, {}), correction: Amount(part, 0, part)}

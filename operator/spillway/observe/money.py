@@ -10,6 +10,7 @@ from decimal import Decimal
 from spillway import api
 from spillway.api import CostPolicy, ExternalProvider, MoEDeployment
 from spillway.ledger import (
+    IDLE,
     Book,
     Budget,
     BudgetStatus,
@@ -107,7 +108,8 @@ def assess(
     timing: Timing,
 ) -> Money:
     """Budgets, caps and leases at `now`. `unread_usd`: what gateways that do not answer may have spent unseen."""
-    namespaces = sorted({m.metadata.namespace for m in moes} | {k.namespace for s in book.spans.values() for k in s})
+    spenders = {k.namespace for s in book.spans.values() for k in s} - {IDLE}
+    namespaces = sorted({m.metadata.namespace for m in moes} | spenders)
     own = {name: ledger_policy(policy, namespaces, objects) for name, policy in sorted(policies.items())}
     stated = {name: statement(book, policy, now) for name, policy in own.items()}
     all_limits: list[Limit] = []

@@ -40,7 +40,7 @@ whole = st.integers(0, 2**53)
 external = st.builds(Key, names, names, st.just("external"), names, names, st.just(""))
 gpu = st.builds(Key, names, names, st.just("gpu"), names, names, st.just(""))
 ids = st.from_regex(ID, fullmatch=True)
-keys = st.one_of(external, gpu, st.builds(lambda key, id: key._replace(adjustment=id), external, ids))
+keys = st.one_of(external, gpu, st.builds(lambda key, ref: key._replace(adjustment=ref), external, ids))
 requests = st.builds(
     Adjustment,
     st.just("2026-11-23"),

@@ -249,13 +249,13 @@ def test_each_is_applied_once_in_any_interleaving(
                 held = charged(held, what)
                 before = metered(held)
             case "settle":
-                done = settle(held, {id: r for id, r in requests.items() if id in what}, now)  # type: ignore[operator]
+                done = settle(held, {ref: r for ref, r in requests.items() if ref in what}, now)  # type: ignore[operator]
                 held = done.book
-                for id, one in done.settled.items():
-                    if id in expected:
-                        assert one.usd == expected[id], "what is known by its amount alone is the same"
+                for ref, one in done.settled.items():
+                    if ref in expected:
+                        assert one.usd == expected[ref], "what is known by its amount alone is the same"
                     elif not one.refusal:
-                        expected[id] = one.usd
+                        expected[ref] = one.usd
             case "store":
                 stored, expected_stored = decode(encode(held)), dict(expected)
                 held = stored
