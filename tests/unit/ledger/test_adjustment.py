@@ -40,7 +40,8 @@ def test_an_entry_is_yaml_or_json() -> None:
     assert parse("inv-4711", json.dumps(found.document())) == found
     month = ENTRY | {"day": "2026-10", "usd": None, "to": "0", "timeZone": "Europe/Berlin"}
     found = parse("2026-10.zai_1", json.dumps({k: v for k, v in month.items() if v is not None}))
-    assert (found.day, found.usd, found.to, found.time_zone) == ("2026-10", None, 0, "Europe/Berlin")
+    assert (found.day, found.time_zone) == ("2026-10", "Europe/Berlin")
+    assert (found.usd, found.to) == (None, Decimal(0))
     assert parse("x", json.dumps(found.document())) == found
 
 

@@ -75,15 +75,15 @@ def test_corrections_and_idle_gpus_are_told_apart() -> None:
     corrected, idle = KEYS[0]._replace(adjustment="inv-1"), Key(IDLE, IDLE, "gpu", "b200", "")
     one = book((NOON, KEYS[0], "5"), (NOON, corrected, "-2"), (NOON, KEYS[3], "1"), (NOON, idle, "7"))
     by: tuple[Column, ...] = ("team", "deployment", "charge")
-    assert [(row.values, row.amount.usd, row.adjusted_usd) for row in rows(one, by)] == [
-        (("(idle)", "(idle)", "idle"), 7, 0),
-        (("chat", "chat/glm-5", "usage"), 5, 0),
-        (("search", "search/deepseek-r1", "usage"), 1, 0),
-        (("chat", "chat/glm-5", "adjustment"), -2, -2),
+    assert [(*row.values, int(row.amount.usd), int(row.adjusted_usd)) for row in rows(one, by)] == [
+        ("(idle)", "(idle)", "idle", 7, 0),
+        ("chat", "chat/glm-5", "usage", 5, 0),
+        ("search", "search/deepseek-r1", "usage", 1, 0),
+        ("chat", "chat/glm-5", "adjustment", -2, -2),
     ]
-    assert [(row.values, row.amount.usd, row.adjusted_usd) for row in rows(one, ("source",))] == [
-        (("gpu",), 8, 0),
-        (("external",), 3, -2),
+    assert [(*row.values, int(row.amount.usd), int(row.adjusted_usd)) for row in rows(one, ("source",))] == [
+        ("gpu", 8, 0),
+        ("external", 3, -2),
     ]
     assert total(rows(one, by)).adjusted_usd == -2
 

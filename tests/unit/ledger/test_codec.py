@@ -114,7 +114,9 @@ def test_operators_of_before_read_what_is_new_and_keep_what_was_applied() -> Non
                 idle: Amount(Decimal(2), gpu_seconds=1800),
             }
         },
-        adjustments={"inv-1": Settled(Adjustment("2026-11-23", *"abcdef", usd=Decimal(-3)), NOON, Decimal(-3))},
+        adjustments={
+            "inv-1": Settled(Adjustment("2026-11-23", "a", "b", "c", "d", "e", "f", Decimal(-3)), NOON, Decimal(-3))
+        },
         idle={"h200": IdleMark(8, Decimal(4), 900)},
     )
     document = json.loads(encode(book))

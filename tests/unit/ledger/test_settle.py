@@ -31,9 +31,9 @@ def book(*entries: tuple[datetime, Key, str, str]) -> Book:
 
 
 def asked(day: str = "2026-11-26", key: Key = ZAI, zone: str = "UTC", **amount: str) -> Adjustment:
-    amounts = {name: Decimal(value) for name, value in amount.items()}
+    usd, to = (Decimal(amount[name]) if name in amount else None for name in ("usd", "to"))
     names = (key.namespace, key.deployment, key.supplier, key.model)
-    return Adjustment(day, *names, "invoice 4711", "ada", **amounts, time_zone=zone)
+    return Adjustment(day, *names, "invoice 4711", "ada", usd=usd, to=to, time_zone=zone)
 
 
 def metered(one: Book) -> dict[Key, Decimal]:
@@ -148,7 +148,7 @@ def test_days_are_those_of_the_zone_as_the_bill_has_them() -> None:
     policy = Policy("p", frozenset({"chat"}), (Budget("day", "Day", Decimal(10)),), "Europe/Berlin")
     assert statement(one, policy, NOON)[0].remaining == 6
     [status] = statement(done, policy, NOON)
-    assert (status.remaining, status.spent, status.estimated) == (10, 0, 0)
+    assert (status.remaining, status.spent, status.estimated) == (Decimal(10), Decimal(0), Decimal(0))
 
 
 def test_days_that_are_folded_are_months() -> None:
