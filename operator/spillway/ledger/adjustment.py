@@ -25,7 +25,9 @@ LONGEST: Final = {"reason": 256}
 LONGEST_NAME: Final = 253
 MOST_USD: Final = Decimal(10**9)
 DECIMALS: Final = 9
-DAY_OR_MONTH: Final = re.compile(r"\d{4}-\d{2}(-\d{2})?")
+DAY_OR_MONTH: Final = re.compile(r"2[0-9]{3}-[0-9]{2}(-[0-9]{2})?")
+SHOWN: Final = 80
+"""Characters of a wrong value that a message repeats."""
 
 
 class BadAdjustment(ValueError):
@@ -83,13 +85,13 @@ def parse(id: str, text: str) -> Adjustment:
     try:
         # Every scalar stays text: YAML would make a float of an amount.
         found = yaml.load(text, Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        raise BadAdjustment(f"it is neither YAML nor JSON: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise BadAdjustment(f"it is neither YAML nor JSON: {' '.join(str(error).split())[:SHOWN]}") from error
     if not isinstance(found, dict):
         raise BadAdjustment(f"it is no mapping: give the fields {', '.join(FIELDS)}")
     unknown = [str(name) for name in found if name not in FIELDS]
     if unknown:
-        raise BadAdjustment(f"{unknown[0]} is no field of an adjustment: give {', '.join(FIELDS)}")
+        raise BadAdjustment(f"{unknown[0][:SHOWN]} is no field of an adjustment: give {', '.join(FIELDS)}")
     return made({str(name): value for name, value in found.items()})
 
 
@@ -112,10 +114,17 @@ def made(fields: Mapping[str, Any], option: str = "") -> Adjustment:
             f"give one of {option}usd (what to add, such as -1.77) and {option}to (what the sum really is)"
         )
     if usd is not None and usd == 0:
-        raise BadAdjustment(f"{option}usd is {fields['usd']!r}: give an amount other than 0")
+        raise BadAdjustment(f"{option}usd is {_shown(fields['usd'])}: give an amount other than 0")
     if to is not None and to < 0:
-        raise BadAdjustment(f"{option}to is {fields['to']!r}: nobody spends less than 0")
+        raise BadAdjustment(f"{option}to is {_shown(fields['to'])}: nobody spends less than 0")
     return Adjustment(**texts, usd=usd, to=to, time_zone=time_zone)
+
+
+def _shown(value: Any) -> str:
+    """A wrong value as a message has it: what is no text may be of any size once it is written out."""
+    if not isinstance(value, str):
+        return "no text"
+    return repr(value) if len(value) <= SHOWN else f"{value[:SHOWN]!r}…"
 
 
 def _exists(day: str) -> bool:
@@ -128,8 +137,10 @@ def _exists(day: str) -> bool:
 
 def _text(fields: Mapping[str, Any], name: str, option: str) -> str:
     value, longest = fields.get(name), LONGEST.get(name, LONGEST_NAME)
-    if not isinstance(value, str) or not value.strip():
-        raise BadAdjustment(f"{option}{name} is {value if value is not None else 'missing'}: give a text")
+    if value is None or not isinstance(value, str) or not value.strip():
+        raise BadAdjustment(f"{option}{name} is {'missing' if value is None else _shown(value)}: give a text")
+    if not value.isprintable():
+        raise BadAdjustment(f"{option}{name} is {_shown(value)}: give one line, without control characters")
     if len(value) > longest:
         raise BadAdjustment(f"{option}{name} has {len(value)} characters: at most {longest} are kept")
     return value.strip()
@@ -139,10 +150,10 @@ def _usd(fields: Mapping[str, Any], name: str, option: str) -> Decimal | None:
     text = fields.get(name)
     if text is None:
         return None
-    words = f"{option}{name} is {text!r}: give an amount in USD such as -1.77, with at most {DECIMALS} decimals"
+    words = f"{option}{name} is {_shown(text)}: give an amount in USD such as -1.77, with at most {DECIMALS} decimals"
     try:
-        amount = Decimal(text)
-    except (InvalidOperation, TypeError, ValueError):
+        amount = Decimal(text if isinstance(text, str) else "")
+    except InvalidOperation:
         raise BadAdjustment(words) from None
     if not amount.is_finite() or abs(amount) > MOST_USD or amount != amount.quantize(Decimal(1).scaleb(-DECIMALS)):
         raise BadAdjustment(words)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from spillway.ledger.adjustment import Adjustment, BadAdjustment, parse
+from spillway.ledger import Amount, Book, Key, settle
+from spillway.ledger.adjustment import FIELDS, Adjustment, BadAdjustment, parse
+from spillway.ledger.book import Entry, add
 
 ENTRY = {
     "day": "2026-11-26",
@@ -19,6 +25,11 @@ ENTRY = {
     "reason": "invoice 4711",
     "by": "ada",
 }
+NESTED = ("usd", "by", "reason", "model", "provider", "deployment", "namespace")
+LAUGHS = "day: 2026-11-26\nto: &x0 [lol]\n" + "\n".join(
+    f"{name}: &x{n + 1} [{', '.join([f'*x{n}'] * 20)}]" for n, name in enumerate(NESTED)
+)
+"""Written out it would be gigabytes."""
 
 
 def test_an_entry_is_yaml_or_json() -> None:
@@ -58,15 +69,19 @@ def test_an_entry_is_yaml_or_json() -> None:
         ({"usd": "1e12"}, "usd is '1e12': give an amount"),
         ({"usd": "0.0000000001"}, "with at most 9 decimals"),
         ({"usd": "0"}, "usd is '0': give an amount other than 0"),
-        ({"usd": ["-1"]}, "usd is ['-1']: give an amount"),
+        ({"usd": ["-1"]}, "usd is no text: give an amount"),
+        ({"usd": [0, [1], 0]}, "usd is no text: give an amount"),
+        ({"usd": "1" * 500}, f"usd is '{'1' * 80}'…: give an amount"),
+        ({"day": "0001-01-01"}, "day is '0001-01-01': give a day"),
         ({"usd": None}, "give one of usd (what to add, such as -1.77) and to (what the sum really is)"),
         ({"to": "3"}, "give one of usd"),
         ({"usd": None, "to": "-1"}, "to is '-1': nobody spends less than 0"),
         ({"reason": None}, "reason is missing: give a text"),
-        ({"reason": " "}, "reason is  : give a text"),
+        ({"reason": " "}, "reason is ' ': give a text"),
+        ({"reason": "\x1b[2Jinvoice"}, "reason is '\\x1b[2Jinvoice': give one line, without control characters"),
         ({"reason": "x" * 257}, "reason has 257 characters: at most 256 are kept"),
         ({"by": None}, "by is missing: give a text"),
-        ({"model": {"name": "glm-5"}}, "model is {'name': 'glm-5'}: give a text"),
+        ({"model": {"name": "glm-5"}}, "model is no text: give a text"),
         ({"deploymnet": "glm-5"}, "deploymnet is no field of an adjustment: give day, timeZone, namespace, deployment"),
     ],
 )
@@ -85,9 +100,32 @@ def test_a_mistake_names_field_value_and_fix(changed: dict[str, object], words: 
         ("inv", "day: [", "it is neither YAML nor JSON"),
         ("inv", "-5 USD", "it is no mapping: give the fields day,"),
         ("inv", "", "it is no mapping"),
+        ("inv", "[" * 10_000, "it is neither YAML nor JSON"),
+        ("inv", LAUGHS, "namespace is no text: give a text"),
     ],
 )
 def test_what_is_no_entry_is_told(id: str, text: str, words: str) -> None:
     with pytest.raises(BadAdjustment) as told:
         parse(id, text)
     assert words in str(told.value)
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.floats()
+    | st.text()
+    | st.sampled_from([*ENTRY.values(), "2026-11", "Europe/Berlin"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), ANYTHING).map(lambda odd: json.dumps(ENTRY | odd)) | st.text())
+@example(json.dumps(ENTRY | {"day": "2026-11-26", "timeZone": "America/Metlakatla"}))
+@example(json.dumps(ENTRY | {"day": "2000-01", "usd": None, "to": "1E-999999999"}))
+def test_nothing_that_anybody_may_write_ends_the_leader(text: str) -> None:
+    key = Key("chat", "glm-5", "external", "zai", "glm-5")
+    now = datetime(2026, 11, 26, 12, tzinfo=UTC)
+    with suppress(BadAdjustment):
+        settle(add(Book(), [Entry(int(now.timestamp()), key, Amount(Decimal(1)))], 0), {"inv": parse("inv", text)}, now)

@@ -140,6 +140,20 @@ def test_the_ledger_keeps_so_many_and_no_more() -> None:
     assert not later.adjustments
 
 
+def test_what_is_forgotten_cannot_be_applied_again() -> None:
+    requests, now = {"inv": asked(usd="-3.20")}, NOON
+    held = settle(VANISHED, requests, now).book
+    for _ in range(50):
+        now += timedelta(days=10)
+        # Somebody goes on spending, so that the names are known.
+        held = add(held, [Entry(int(now.timestamp()), ZAI, Amount(Decimal(9), 0, Decimal(9)))], int(now.timestamp()))
+        done = settle(fold(held, now), requests, now)
+        held = done.book
+        assert "inv" not in {key.adjustment for bucket in held.spans.values() for key in bucket if bucket[key].usd > 0}
+        assert all("the ledger keeps 13 months" in one.refusal for one in done.settled.values())
+    assert held.adjustments["inv"].refusal
+
+
 def test_days_are_those_of_the_zone_as_the_bill_has_them() -> None:
     late = datetime(2026, 11, 25, 23, 30, tzinfo=UTC)
     one = book((late, ZAI, "4", "4"))
