@@ -212,8 +212,10 @@ class Treasury:
         return sum((a.usd for a in sums.values()), ZERO)
 
     async def _round(self, found: Round) -> None:
-        """One reading of all gateways: charge, look at the budgets, tell if a limit moved, write if it is time."""
+        """One reading of all gateways: charge, look at the budgets, tell if a limit moved, write if it is time. What people
+        ask to be adjusted goes first: where that finds that somebody else wrote, what was read is charged to theirs."""
         now, before = datetime.now(UTC), self.view
+        await self._adjust(now)
         prices = money.prices(valid(ExternalProvider, self._objects.externalproviders))
         for reading in found.readings:
             if reading.page.process:
@@ -222,7 +224,6 @@ class Treasury:
         self.providers.note(((r.page.process, r.page.samples) for r in found.readings), time.monotonic())
         self._take(charge_pods(self.book, self._gpu_pods(), self._pool_prices(), now))
         self.book = charge_idle(self.book, self._reserved(), now)
-        await self._adjust(now)
         view = self._assess(found, now, before)
         # In a leader's first round only its own view tells what those who do not answer may have spent.
         unheard = bool(found.failures) and not before.needs
