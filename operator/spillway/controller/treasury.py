@@ -212,8 +212,9 @@ class Treasury:
         return sum((a.usd for a in sums.values()), ZERO)
 
     async def _round(self, found: Round) -> None:
-        """One reading of all gateways: charge, look at the budgets, tell if a limit moved, write if it is time. What people
-        ask to be adjusted goes first: where that finds that somebody else wrote, what was read is charged to theirs."""
+        """One reading of all gateways: charge, look at the budgets, tell if a limit moved, write if it is time. What
+        people ask to be adjusted goes first: where that finds that somebody else wrote, what was read is charged to
+        theirs."""
         now, before = datetime.now(UTC), self.view
         await self._adjust(now)
         prices = money.prices(valid(ExternalProvider, self._objects.externalproviders))
