@@ -58,7 +58,7 @@ ROUNDS_IN_FORCE = 2  # readings until a cap has surely been replaced at every ga
 def outcome(text: str) -> Outcome:
     """A counter's outcome label. Raises ReadingFailed for one that this ledger does not know."""
     match text:
-        case "metered" | "unmetered" | "unanswered" | "refused":
+        case "metered" | "doubtful" | "unmetered" | "unanswered" | "refused":
             return text
     raise ReadingFailed(f"unknown outcome {text!r}: the gateway is of another version")
 
@@ -170,6 +170,8 @@ class Treasury:
                 s.cached_tokens,
                 s.request_bytes,
                 s.response_bytes,
+                s.cache_write_tokens,
+                s.tier,
             )
             for s in reading.samples
         )

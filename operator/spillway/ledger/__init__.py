@@ -8,7 +8,7 @@ the one ledger object. Both are imported by their own names, so that the pure ha
 
 from __future__ import annotations
 
-from .book import Amount, Book, Charged, Key, Pair, Price, Process, ProviderModel, fold, total
+from .book import Amount, Book, Charged, Key, Pair, Process, ProviderModel, fold, total
 from .budgets import Budget, BudgetStatus, Policy, TopUp, UnknownTimeZone, period_end, period_start, statement
 from .caps import (
     Grant,
@@ -27,8 +27,9 @@ from .caps import (
     why_none,
 )
 from .codec import CorruptLedger, decode, encode
-from .external import EgressSample, allow, charge_reading, charge_vanished, cost_usd, retire, unread_usd, vanished
+from .external import EgressSample, allow, charge_reading, charge_vanished, retire, unread_usd, vanished
 from .gpu import PodUsage, PoolPrice, charge_pods
+from .price import Price, Rates, Tier, cost_usd
 
 __all__ = [
     "Amount",
@@ -49,7 +50,9 @@ __all__ = [
     "Price",
     "Process",
     "ProviderModel",
+    "Rates",
     "Slot",
+    "Tier",
     "Timing",
     "TopUp",
     "UnknownTimeZone",

@@ -17,6 +17,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
+from .price import Price
+
 Source = Literal["external", "gpu"]
 
 ZERO: Final = Decimal(0)
@@ -77,13 +79,14 @@ class Process(NamedTuple):
 
 
 class Counter(NamedTuple):
-    """Which counters of a gateway process; `outcome` as in `external.EgressSample`."""
+    """Which counters of a gateway process; `outcome` and `tier` as in `external.EgressSample`."""
 
     namespace: str
     deployment: str
     provider: str
     model: str
     outcome: str
+    tier: int = 0
 
 
 class Counts(NamedTuple):
@@ -95,6 +98,7 @@ class Counts(NamedTuple):
     cached_tokens: int = 0
     request_bytes: int = 0
     response_bytes: int = 0
+    cache_write_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +111,6 @@ class Amount:
 
     def __add__(self, other: Amount) -> Amount:
         return Amount(self.usd + other.usd, self.tokens + other.tokens, self.estimated_usd + other.estimated_usd)
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """USD per million tokens. `cached_input` is what a provider takes for prompt tokens it had in its cache."""
-
-    input: Decimal
-    cached_input: Decimal
-    output: Decimal
 
 
 @dataclass(frozen=True, slots=True)

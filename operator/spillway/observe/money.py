@@ -20,7 +20,9 @@ from spillway.ledger import (
     Policy,
     Price,
     ProviderModel,
+    Rates,
     Slot,
+    Tier,
     Timing,
     TopUp,
     caps,
@@ -54,14 +56,33 @@ class Money:
 def prices(providers: Mapping[str, ExternalProvider]) -> dict[ProviderModel, Price]:
     """Today's list prices of all pairs."""
     return {
-        ProviderModel(name, model.name): Price(
-            model.price.input,
-            model.price.input if model.price.cached_input is None else model.price.cached_input,
-            model.price.output,
-        )
+        ProviderModel(name, model.name): ledger_price(model.price)
         for name, provider in providers.items()
         for model in provider.spec.models
     }
+
+
+def ledger_price(price: api.TokenPrice) -> Price:
+    """The price as the ledger sees it: what is not stated costs what `input` costs, in a tier that tier's."""
+    tiers = sorted(price.tiers, key=lambda tier: tier.above_input_tokens)
+    base = _rates(price)
+    return Price(
+        base.input,
+        base.cached_input,
+        base.output,
+        price.cache_write,
+        tuple(Tier(tier.above_input_tokens, _rates(tier)) for tier in tiers),
+    )
+
+
+def _rates(price: api.TokenPrice | api.PriceTier) -> Rates:
+    cached, written = price.cached_input, price.cache_write
+    return Rates(
+        price.input,
+        price.input if cached is None else cached,
+        price.input if written is None else written,
+        price.output,
+    )
 
 
 def ledger_policy(policy: CostPolicy, namespaces: Sequence[str], objects: Objects) -> Policy:
@@ -88,7 +109,7 @@ def pairs(moes: Sequence[MoEDeployment], providers: Mapping[str, ExternalProvide
             model = provider.spec.model(model_name) if provider else None
             if model is not None:
                 pair = Pair(moe.metadata.namespace, moe.metadata.name, provider_name, model_name)
-                price = prices({provider_name: provider})[ProviderModel(provider_name, model_name)]  # type: ignore[dict-item]
+                price = ledger_price(model.price)
                 most_input = max_input_tokens(model.context_length, BODY_BYTES)
                 found[pair] = slot(price, most_input, model.max_output_tokens, 1, timing)
     return found
