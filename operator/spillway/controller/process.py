@@ -32,7 +32,6 @@ from spillway.controller.settings import OperatorSettings
 from spillway.controller.treasury import Treasury
 from spillway.controller.workqueue import WorkQueue
 from spillway.gateway.ads import AdsServer
-from spillway.ledger import total
 from spillway.observe import Objects
 from spillway.observe.prometheus import Prometheus
 
@@ -214,7 +213,7 @@ class Operator:
         await certificates.load()
         await overlay.read()
         await treasury.load()
-        self._metrics.spent_by(lambda: total(treasury.book))
+        self._metrics.spent_by(treasury.totals)
         memory = await recollection.load()
 
         recorder = None

@@ -22,19 +22,21 @@ from spillway.gateway.names import external_cluster
 from spillway.gateway.reader import fetch
 from spillway.gateway.share import share
 from spillway.ledger import (
+    Amount,
     Book,
     Charged,
     EgressSample,
+    Key,
     Pair,
     PodUsage,
     PoolPrice,
     Process,
+    Sums,
     allow,
     charge_pods,
     charge_reading,
     charge_vanished,
     retire,
-    total,
     unread_usd,
     vanished,
     vanished_limits,
@@ -91,6 +93,7 @@ class Treasury:
         self._missing: dict[str, frozenset[str]] = {}
         self._arrived: dict[str, Mapping[str, int]] = {}  # by gateway process, of the round that is being read
         self.book = Book()
+        self._sums = Sums()
         self.view = Money()
         self.providers = ProviderWatch()
         self.arrivals = Arrivals()
@@ -135,7 +138,11 @@ class Treasury:
         self._written_at, self._last_external = now, self._external_usd()
 
     def _external_usd(self) -> Decimal:
-        return sum((a.usd for k, a in total(self.book).items() if k.source == "external"), ZERO)
+        return sum((a.usd for k, a in self.totals().items() if k.source == "external"), ZERO)
+
+    def totals(self, start: datetime | None = None) -> dict[Key, Amount]:
+        """All that was spent, or since `start`, by key."""
+        return {k: a for own in self._sums.of(self.book, start).values() for k, a in own.items()}
 
     @property
     def flowing(self) -> bool:
@@ -200,8 +207,8 @@ class Treasury:
     def provider_usd_today(self, provider: str) -> Decimal:
         """Spent at a provider since midnight UTC."""
         start = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        sums = total(self.book, start, None, lambda k: k.source == "external" and k.supplier == provider)
-        return sum((a.usd for a in sums.values()), ZERO)
+        sums = self.totals(start)
+        return sum((a.usd for k, a in sums.items() if k.source == "external" and k.supplier == provider), ZERO)
 
     async def _round(self, found: Round) -> None:
         """One reading of all gateways: charge, look at the budgets, tell if a limit moved, write if it is time."""
@@ -270,6 +277,7 @@ class Treasury:
             self._unread(found, known, now),
             now,
             self._settings.timing(),
+            self._sums,
         )
 
     async def _write_quietly(self, force: bool = False) -> None:

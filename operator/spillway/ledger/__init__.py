@@ -30,6 +30,7 @@ from .codec import CorruptLedger, decode, encode
 from .external import EgressSample, allow, charge_reading, charge_vanished, retire, unread_usd, vanished
 from .gpu import PodUsage, PoolPrice, charge_pods
 from .price import Price, Rates, Tier, cost_usd
+from .sums import Sums
 
 __all__ = [
     "Amount",
@@ -52,6 +53,7 @@ __all__ = [
     "ProviderModel",
     "Rates",
     "Slot",
+    "Sums",
     "Tier",
     "Timing",
     "TopUp",

@@ -112,6 +112,9 @@ class Amount:
     def __add__(self, other: Amount) -> Amount:
         return Amount(self.usd + other.usd, self.tokens + other.tokens, self.estimated_usd + other.estimated_usd)
 
+    def __sub__(self, other: Amount) -> Amount:
+        return Amount(self.usd - other.usd, self.tokens - other.tokens, self.estimated_usd - other.estimated_usd)
+
 
 @dataclass(frozen=True, slots=True)
 class Learned:
@@ -202,6 +205,11 @@ def add(book: Book, entries: Iterable[Entry], now_seconds: int) -> Book:
     return replace(book, spans={**book.spans, **spans}, minutes=kept)
 
 
+def within(span: Span, start: datetime | None, end: datetime | None) -> bool:
+    """Whether the span begins in [start, end)."""
+    return (start is None or span.begins >= start) and (end is None or span.begins < end)
+
+
 def total(
     book: Book,
     start: datetime | None = None,
@@ -211,7 +219,7 @@ def total(
     """Sums by key over the spans that begin in [start, end); exact for the current day and month of any zone."""
     sums: dict[Key, Amount] = {}
     for span, bucket in book.spans.items():
-        if (start and span.begins < start) or (end and span.begins >= end):
+        if not within(span, start, end):
             continue
         for key, amount in bucket.items():
             if select(key):
@@ -219,13 +227,16 @@ def total(
     return sums
 
 
-def burn_usd_per_hour(book: Book, now: datetime, select: Callable[[Key], bool]) -> Decimal:
-    """Dollars an hour over the last `BURN_MINUTES`, or since spending began if that is less (at least a minute)."""
+def burn_usd_per_hour(
+    minutes: Mapping[int, Mapping[Key, Decimal]], now: datetime, select: Callable[[Key], bool]
+) -> Decimal:
+    """Dollars an hour over the last `BURN_MINUTES` of `Book.minutes`, or since spending began if that is less (at least
+    a minute)."""
     now_seconds = int(now.timestamp())
     first = now_seconds // 60 - BURN_MINUTES
     by_minute = {
         minute: sum((usd for key, usd in by_key.items() if select(key)), ZERO)
-        for minute, by_key in book.minutes.items()
+        for minute, by_key in minutes.items()
         if first < minute <= now_seconds // 60
     }
     spending = [minute for minute, usd in by_minute.items() if usd]

@@ -22,6 +22,7 @@ from spillway.ledger import (
     ProviderModel,
     Rates,
     Slot,
+    Sums,
     Tier,
     Timing,
     TopUp,
@@ -34,6 +35,7 @@ from spillway.ledger import (
     statement,
     why_none,
 )
+from spillway.ledger.book import ZERO
 from spillway.ledger.caps import LEASES_SECONDS
 from spillway.observe.objects import Objects
 
@@ -126,11 +128,14 @@ def assess(
     unread_usd: Decimal,
     now: datetime,
     timing: Timing,
+    sums: Sums | None = None,
 ) -> Money:
-    """Budgets, caps and leases at `now`. `unread_usd`: what gateways that do not answer may have spent unseen."""
-    namespaces = sorted({m.metadata.namespace for m in moes} | {k.namespace for s in book.spans.values() for k in s})
+    """Budgets, caps and leases at `now`. `unread_usd`: what gateways that do not answer may have spent unseen. `sums`
+    have followed the book so far."""
+    sums = sums or Sums()
+    namespaces = sorted({m.metadata.namespace for m in moes} | sums.of(book).keys())
     own = {name: ledger_policy(policy, namespaces, objects) for name, policy in sorted(policies.items())}
-    stated = {name: statement(book, policy, now) for name, policy in own.items()}
+    stated = {name: statement(book, policy, now, sums) for name, policy in own.items()}
     all_limits: list[Limit] = []
     for name, policy in own.items():
         for limit in limits(policy, stated[name]):
@@ -151,7 +156,10 @@ def assess(
     grants = {(lim.policy, lim.budget): grant(needs, given, lim, timing) for lim in all_limits if not lim.suspended}
     reserved = {name: {b: g.reserved_usd for (p, b), g in grants.items() if p == name} for name in own}
     return Money(
-        statements={name: statement(book, policy, now, reserved[name]) for name, policy in own.items()},
+        statements={
+            name: tuple(replace(s, reserved=reserved[name].get(s.name, ZERO)) for s in statuses)
+            for name, statuses in stated.items()
+        },
         grants=grants,
         needs=needs,
         caps=given,
