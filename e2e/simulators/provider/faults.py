@@ -6,11 +6,12 @@ import random
 from collections.abc import Mapping
 from typing import Literal, get_args
 
+from e2e.simulators.completions import CompletionRequest
 from e2e.simulators.provider.errors import Situation
 
 Mode = Literal[
     "ok", "outage", "429", "401", "402", "500", "overloaded", "hang", "late",
-    "abort_midstream", "no_usage", "double_usage",
+    "abort_midstream", "no_usage", "double_usage", "wrong_usage", "running_usage",
 ]  # fmt: skip
 MODES: tuple[Mode, ...] = get_args(Mode)
 
@@ -22,6 +23,20 @@ SITUATIONS: Mapping[Mode, Situation] = {
     "500": "server_error",
     "overloaded": "overloaded",
 }
+
+
+def wrong_usage(asked: CompletionRequest, number: int) -> dict[str, object]:
+    """Usage blocks that no provider should send, one kind after the other."""
+    prompt, completion = asked.prompt_tokens, asked.completion_tokens
+    blocks: tuple[dict[str, object], ...] = (
+        {"prompt_tokens": -prompt, "completion_tokens": completion},
+        {"prompt_tokens": "many", "completion_tokens": completion},
+        {"prompt_tokens": prompt, "completion_tokens": 10**18},
+        {"prompt_tokens": prompt},
+        {"prompt_tokens": 0, "completion_tokens": 0},
+        {"prompt_tokens": prompt, "completion_tokens": completion, "prompt_tokens_details": {"cached_tokens": -1}},
+    )
+    return blocks[number % len(blocks)]
 
 
 class Faults:

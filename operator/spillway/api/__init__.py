@@ -21,6 +21,7 @@ from spillway.api.externalprovider import (
     ExternalProvider,
     ExternalProviderSpec,
     ExternalProviderStatus,
+    PriceTier,
     ProviderModel,
     TokenPrice,
 )
@@ -111,6 +112,7 @@ __all__ = [
     "MultiNode",
     "NodeCache",
     "Precision",
+    "PriceTier",
     "Profile",
     "ProviderModel",
     "Reason",

@@ -18,8 +18,6 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
     },
     "GPUPool": {},
     "ExternalProvider": {
-        "spec.models[].price.cacheWrite": None,
-        "spec.models[].price.tiers": (),
         "spec.limits.requestsPerMinute": None,
         "spec.limits.tokensPerMinute": None,
     },

@@ -33,7 +33,6 @@ from spillway.controller.settings import OperatorSettings
 from spillway.controller.treasury import Treasury
 from spillway.controller.workqueue import WorkQueue
 from spillway.gateway.ads import AdsServer
-from spillway.ledger import total
 from spillway.observe import Objects
 from spillway.observe.prometheus import Prometheus
 
@@ -217,7 +216,7 @@ class Operator:
         await overlay.read()
         await adjustments.read()
         await treasury.load()
-        self._metrics.spent_by(lambda: total(treasury.book))
+        self._metrics.spent_by(treasury.totals)
         memory = await recollection.load()
 
         recorder = None

@@ -23,14 +23,17 @@ from spillway.gateway.names import external_cluster
 from spillway.gateway.reader import fetch
 from spillway.gateway.share import share
 from spillway.ledger import (
+    Amount,
     Book,
     Charged,
     EgressSample,
+    Key,
     Pair,
     PodUsage,
     PoolPrice,
     Process,
     Reserved,
+    Sums,
     allow,
     charge_idle,
     charge_pods,
@@ -38,7 +41,6 @@ from spillway.ledger import (
     charge_vanished,
     retire,
     settle,
-    total,
     unread_usd,
     vanished,
     vanished_limits,
@@ -62,7 +64,7 @@ ROUNDS_IN_FORCE = 2  # readings until a cap has surely been replaced at every ga
 def outcome(text: str) -> Outcome:
     """A counter's outcome label. Raises ReadingFailed for one that this ledger does not know."""
     match text:
-        case "metered" | "unmetered" | "unanswered" | "refused":
+        case "metered" | "doubtful" | "unmetered" | "unanswered" | "refused":
             return text
     raise ReadingFailed(f"unknown outcome {text!r}: the gateway is of another version")
 
@@ -101,6 +103,7 @@ class Treasury:
         self._missing: dict[str, frozenset[str]] = {}
         self._arrived: dict[str, Mapping[str, int]] = {}  # by gateway process, of the round that is being read
         self.book = Book()
+        self._sums = Sums()
         self.view = Money()
         self.providers = ProviderWatch()
         self.arrivals = Arrivals()
@@ -145,7 +148,11 @@ class Treasury:
         self._written_at, self._last_external = now, self._external_usd()
 
     def _external_usd(self) -> Decimal:
-        return sum((a.usd for k, a in total(self.book).items() if k.source == "external"), ZERO)
+        return sum((a.usd for k, a in self.totals().items() if k.source == "external"), ZERO)
+
+    def totals(self, start: datetime | None = None) -> dict[Key, Amount]:
+        """All that was spent, or since `start`, by key."""
+        return {k: a for own in self._sums.of(self.book, start).values() for k, a in own.items()}
 
     @property
     def flowing(self) -> bool:
@@ -180,6 +187,8 @@ class Treasury:
                 s.cached_tokens,
                 s.request_bytes,
                 s.response_bytes,
+                s.cache_write_tokens,
+                s.tier,
             )
             for s in reading.samples
         )
@@ -208,8 +217,8 @@ class Treasury:
     def provider_usd_today(self, provider: str) -> Decimal:
         """Spent at a provider since midnight UTC."""
         start = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        sums = total(self.book, start, None, lambda k: k.source == "external" and k.supplier == provider)
-        return sum((a.usd for a in sums.values()), ZERO)
+        sums = self.totals(start)
+        return sum((a.usd for k, a in sums.items() if k.source == "external" and k.supplier == provider), ZERO)
 
     async def _round(self, found: Round) -> None:
         """One reading of all gateways: charge, look at the budgets, tell if a limit moved, write if it is time. What
@@ -299,6 +308,7 @@ class Treasury:
             self._unread(found, known, now),
             now,
             self._settings.timing(),
+            self._sums,
         )
 
     async def _write_quietly(self, force: bool = False) -> None:

@@ -74,11 +74,13 @@ function envoy_on_request(h)
   for name in pairs(DROP) do values[name] = nil end
   body:setBytes(object(values, names))
 
-  -- "unmetered" until usage is seen: an aborted request was not free
+  -- "unmetered" until usage is seen: an aborted request was not free. Usage that leaves out the completion of a path
+  -- that has one is none: below zero, nothing is counted.
   local metadata = h:streamInfo():dynamicMetadata()
   metadata:set("spillway", "prompt", 0)
-  metadata:set("spillway", "completion", 0)
+  metadata:set("spillway", "completion", fields and -1 or 0)
   metadata:set("spillway", "cached", 0)
+  metadata:set("spillway", "cache_write", 0)
   metadata:set("spillway", "outcome", "unmetered")
 end
 

@@ -19,12 +19,13 @@ _QUANTITIES = (
     "cached_tokens",
     "request_bytes",
     "response_bytes",
+    "cache_write_tokens",
 )
 
 
 @dataclass(frozen=True)
 class EgressSample:
-    """Cumulative since the process started. `outcome` as in `ledger.external.EgressSample`."""
+    """Cumulative since the process started. `outcome` and `tier` as in `ledger.external.EgressSample`."""
 
     namespace: str
     deployment: str
@@ -37,6 +38,8 @@ class EgressSample:
     cached_tokens: int
     request_bytes: int
     response_bytes: int
+    cache_write_tokens: int = 0
+    tier: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,9 @@ def parse_counters(page: str) -> GatewayReading:
 
 def _sample(deployment: str, provider: str, model: str, outcome: str, found: Mapping[str, int]) -> EgressSample:
     namespace, name = deployment.split("/", 1)
-    return EgressSample(
-        namespace, name, provider, model, outcome, *(found.get(quantity, 0) for quantity in _QUANTITIES)
-    )
+    outcome, _, tier = outcome.partition(":")
+    counts = {quantity: found.get(quantity, 0) for quantity in _QUANTITIES}
+    return EgressSample(namespace, name, provider, model, outcome, **counts, tier=int(tier or 0))
 
 
 def _metrics(page: str) -> Iterator[tuple[str, dict[str, str], int]]:

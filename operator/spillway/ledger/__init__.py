@@ -10,7 +10,7 @@ the one ledger object. Both are imported by their own names, so that the pure ha
 from __future__ import annotations
 
 from .adjustment import Adjustment, BadAdjustment, Settled
-from .book import IDLE, Amount, Book, Charged, Key, Pair, Price, Process, ProviderModel, fold, total
+from .book import IDLE, Amount, Book, Charged, Key, Pair, Process, ProviderModel, fold, total
 from .budgets import Budget, BudgetStatus, Policy, TopUp, period_end, period_start, statement
 from .caps import (
     Grant,
@@ -29,10 +29,12 @@ from .caps import (
     why_none,
 )
 from .codec import CorruptLedger, decode, encode
-from .external import EgressSample, allow, charge_reading, charge_vanished, cost_usd, retire, unread_usd, vanished
+from .external import EgressSample, allow, charge_reading, charge_vanished, retire, unread_usd, vanished
 from .gpu import PodUsage, PoolPrice, charge_pods
+from .price import Price, Rates, Tier, cost_usd
 from .reserved import Reserved, charge_idle
 from .settle import Settlement, settle
+from .sums import Sums
 from .zones import UnknownTimeZone
 
 __all__ = [
@@ -57,10 +59,13 @@ __all__ = [
     "Price",
     "Process",
     "ProviderModel",
+    "Rates",
     "Reserved",
     "Settled",
     "Settlement",
     "Slot",
+    "Sums",
+    "Tier",
     "Timing",
     "TopUp",
     "UnknownTimeZone",

@@ -18,6 +18,7 @@ from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
 from .adjustment import Settled
+from .price import Price
 
 Source = Literal["external", "gpu"]
 
@@ -90,13 +91,14 @@ class Process(NamedTuple):
 
 
 class Counter(NamedTuple):
-    """Which counters of a gateway process; `outcome` as in `external.EgressSample`."""
+    """Which counters of a gateway process; `outcome` and `tier` as in `external.EgressSample`."""
 
     namespace: str
     deployment: str
     provider: str
     model: str
     outcome: str
+    tier: int = 0
 
 
 class Counts(NamedTuple):
@@ -108,6 +110,7 @@ class Counts(NamedTuple):
     cached_tokens: int = 0
     request_bytes: int = 0
     response_bytes: int = 0
+    cache_write_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +131,13 @@ class Amount:
             self.gpu_seconds + other.gpu_seconds,
         )
 
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """USD per million tokens. `cached_input` is what a provider takes for prompt tokens it had in its cache."""
-
-    input: Decimal
-    cached_input: Decimal
-    output: Decimal
+    def __sub__(self, other: Amount) -> Amount:
+        return Amount(
+            self.usd - other.usd,
+            self.tokens - other.tokens,
+            self.estimated_usd - other.estimated_usd,
+            self.gpu_seconds - other.gpu_seconds,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +246,11 @@ def add(book: Book, entries: Iterable[Entry], now_seconds: int) -> Book:
     return replace(book, spans={**book.spans, **spans}, minutes=kept)
 
 
+def within(span: Span, start: datetime | None, end: datetime | None) -> bool:
+    """Whether the span begins in [start, end)."""
+    return (start is None or span.begins >= start) and (end is None or span.begins < end)
+
+
 def total(
     book: Book,
     start: datetime | None = None,
@@ -253,7 +260,7 @@ def total(
     """Sums by key over the spans that begin in [start, end); exact for the current day and month of any zone."""
     sums: dict[Key, Amount] = {}
     for span, bucket in book.spans.items():
-        if (start and span.begins < start) or (end and span.begins >= end):
+        if not within(span, start, end):
             continue
         for key, amount in bucket.items():
             if select(key):
@@ -261,13 +268,16 @@ def total(
     return sums
 
 
-def burn_usd_per_hour(book: Book, now: datetime, select: Callable[[Key], bool]) -> Decimal:
-    """Dollars an hour over the last `BURN_MINUTES`, or since spending began if that is less (at least a minute)."""
+def burn_usd_per_hour(
+    minutes: Mapping[int, Mapping[Key, Decimal]], now: datetime, select: Callable[[Key], bool]
+) -> Decimal:
+    """Dollars an hour over the last `BURN_MINUTES` of `Book.minutes`, or since spending began if that is less (at least
+    a minute)."""
     now_seconds = int(now.timestamp())
     first = now_seconds // 60 - BURN_MINUTES
     by_minute = {
         minute: sum((usd for key, usd in by_key.items() if select(key)), ZERO)
-        for minute, by_key in book.minutes.items()
+        for minute, by_key in minutes.items()
         if first < minute <= now_seconds // 60
     }
     spending = [minute for minute, usd in by_minute.items() if usd]

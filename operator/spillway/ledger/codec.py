@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final, TypeVar
@@ -20,12 +21,12 @@ from .book import (
     Learned,
     Pair,
     PodMark,
-    Price,
     Process,
     ProviderModel,
     Span,
     Watermark,
 )
+from .price import Price, Rates, Tier
 
 VERSION: Final = 1
 CORRECTION: Final = re.compile(r"(.*) \(adjustment ([-._a-zA-Z0-9]+)\)", re.DOTALL)
@@ -51,7 +52,7 @@ def encode(book: Book) -> str:
     document = {
         "version": VERSION,
         "keys": [_key_row(key) for key in keys],
-        "counters": counters,
+        "counters": [_counter_row(counter) for counter in counters],
         "spans": [
             [*span, [[key_index[key], *_amount_row(key, bucket[key])] for key in sorted(bucket)]]
             for span, bucket in sorted(book.spans.items())
@@ -61,8 +62,13 @@ def encode(book: Book) -> str:
             for minute, bucket in sorted(book.minutes.items())
         ],
         "gateways": [
-            [*owner, mark.read_at.isoformat(), [[counter_index[c], *mark.counts[c]] for c in sorted(mark.counts)]]
+            [*owner, mark.read_at.isoformat(), [[counter_index[c], *mark.counts[c][:6]] for c in sorted(mark.counts)]]
             for owner, mark in sorted(book.gateways.items())
+        ],
+        "cacheWrites": [
+            [*owner, [[counter_index[c], n] for c in sorted(mark.counts) if (n := mark.counts[c].cache_write_tokens)]]
+            for owner, mark in sorted(book.gateways.items())
+            if any(counts.cache_write_tokens for counts in mark.counts.values())
         ],
         "caps": [
             [*owner, [[*pair, cap] for pair, cap in sorted(caps.items()) if cap]]
@@ -80,6 +86,16 @@ def encode(book: Book) -> str:
         "prices": [
             [*what, str(price.input), str(price.cached_input), str(price.output)]
             for what, price in sorted(book.prices.items())
+        ],
+        "cacheWritePrices": [
+            [*what, str(price.cache_write)]
+            for what, price in sorted(book.prices.items())
+            if price.cache_write is not None
+        ],
+        "priceTiers": [
+            [*what, tier.above_input_tokens, *(str(rate) for rate in tier.rates)]
+            for what, price in sorted(book.prices.items())
+            for tier in price.tiers
         ],
         "adjustments": [_settled_row(ref, settled) for ref, settled in sorted(book.adjustments.items())],
         "idle": [
@@ -108,7 +124,13 @@ def _book(document: Mapping[str, Any]) -> Book:
     keys = [_key(*row) for row in document["keys"]]
     if any(key.source not in ("external", "gpu") for key in keys):
         raise ValueError("a key's source is neither external nor gpu")
-    counters = [_names(Counter, row) for row in document["counters"]]
+    counters = [_counter(row) for row in document["counters"]]
+    # What ledgers of before do not have, they who wrote them pass over in ours: `get`, not `[]`.
+    written = {
+        (_names(Process, [pod, process]), _at(counters, index)): _whole(tokens)
+        for pod, process, rows in document.get("cacheWrites", [])
+        for index, tokens in rows
+    }
     return Book(
         spans={
             Span(_whole(start), _whole(quarters)): {
@@ -121,11 +143,15 @@ def _book(document: Mapping[str, Any]) -> Book:
         gateways={
             _names(Process, [pod, process]): Watermark(
                 _moment(read_at),
-                {_at(counters, index): Counts(*(_whole(n) for n in counts)) for index, *counts in rows},
+                {
+                    (counter := _at(counters, index)): Counts(*(_whole(n) for n in counts))._replace(
+                        cache_write_tokens=written.get((Process(pod, process), counter), 0)
+                    )
+                    for index, *counts in rows
+                },
             )
             for pod, process, read_at, rows in document["gateways"]
         },
-        # Ledgers of before have none; those who wrote them pass over ours.
         caps={
             _names(Process, [pod, process]): {_names(Pair, names): _whole(cap) for *names, cap in rows}
             for pod, process, rows in document.get("caps", [])
@@ -135,7 +161,7 @@ def _book(document: Mapping[str, Any]) -> Book:
             _names(ProviderModel, row[:2]): Learned(*(float(number) for number in row[2:]))
             for row in document["learned"]
         },
-        prices={_names(ProviderModel, row[:2]): _price(*row[2:]) for row in document["prices"]},
+        prices=_prices(document),
         # Those who know neither of the two drop both: what was applied is still known by its amount, and idle GPUs
         # are charged from when they are seen again.
         adjustments=dict(_settled(*row) for row in document.get("adjustments", [])),
@@ -180,6 +206,18 @@ def _settled(ref: Any, document: Mapping[str, Any], at: Any, usd: Any, refusal: 
     return _text(ref), Settled(adjustment, _moment(at), _usd(usd), _text(refusal))
 
 
+def _counter_row(counter: Counter) -> list[str]:
+    """The tier stands in the outcome, so that the row is one that every version can read."""
+    *names, outcome, tier = counter
+    return [*names, f"{outcome}:{tier}" if tier else outcome]
+
+
+def _counter(row: list[Any]) -> Counter:
+    namespace, deployment, provider, model, label = (_text(name) for name in row)
+    outcome, _, tier = label.partition(":")
+    return Counter(namespace, deployment, provider, model, outcome, int(tier or 0))
+
+
 def _pod(keys: list[Key], row: list[Any]) -> PodMark:
     index, gpus, price, minimum, scheduled, segment, until, *closed = row
     if closed not in ([], [True]):
@@ -194,6 +232,20 @@ def _pod(keys: list[Key], row: list[Any]) -> PodMark:
         _whole(until),
         bool(closed),
     )
+
+
+def _prices(document: Mapping[str, Any]) -> dict[ProviderModel, Price]:
+    written = {_names(ProviderModel, row[:2]): _usd(row[2]) for row in document.get("cacheWritePrices", [])}
+    tiers: dict[ProviderModel, list[Tier]] = {}
+    for provider, model, above, *rates in document.get("priceTiers", []):
+        tier = Tier(_whole(above), Rates(*(_usd(rate) for rate in rates)))
+        tiers.setdefault(_names(ProviderModel, [provider, model]), []).append(tier)
+    return {
+        (what := _names(ProviderModel, row[:2])): replace(
+            _price(*row[2:]), cache_write=written.get(what), tiers=tuple(tiers.get(what, ()))
+        )
+        for row in document["prices"]
+    }
 
 
 def _price(input_: str, cached_input: str, output: str) -> Price:

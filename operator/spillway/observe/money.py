@@ -21,7 +21,10 @@ from spillway.ledger import (
     Policy,
     Price,
     ProviderModel,
+    Rates,
     Slot,
+    Sums,
+    Tier,
     Timing,
     TopUp,
     caps,
@@ -33,6 +36,7 @@ from spillway.ledger import (
     statement,
     why_none,
 )
+from spillway.ledger.book import ZERO
 from spillway.ledger.caps import LEASES_SECONDS
 from spillway.observe.objects import Objects
 
@@ -55,14 +59,33 @@ class Money:
 def prices(providers: Mapping[str, ExternalProvider]) -> dict[ProviderModel, Price]:
     """Today's list prices of all pairs."""
     return {
-        ProviderModel(name, model.name): Price(
-            model.price.input,
-            model.price.input if model.price.cached_input is None else model.price.cached_input,
-            model.price.output,
-        )
+        ProviderModel(name, model.name): ledger_price(model.price)
         for name, provider in providers.items()
         for model in provider.spec.models
     }
+
+
+def ledger_price(price: api.TokenPrice) -> Price:
+    """The price as the ledger sees it: what is not stated costs what `input` costs, in a tier that tier's."""
+    tiers = sorted(price.tiers, key=lambda tier: tier.above_input_tokens)
+    base = _rates(price)
+    return Price(
+        base.input,
+        base.cached_input,
+        base.output,
+        price.cache_write,
+        tuple(Tier(tier.above_input_tokens, _rates(tier)) for tier in tiers),
+    )
+
+
+def _rates(price: api.TokenPrice | api.PriceTier) -> Rates:
+    cached, written = price.cached_input, price.cache_write
+    return Rates(
+        price.input,
+        price.input if cached is None else cached,
+        price.input if written is None else written,
+        price.output,
+    )
 
 
 def ledger_policy(policy: CostPolicy, namespaces: Sequence[str], objects: Objects) -> Policy:
@@ -89,7 +112,7 @@ def pairs(moes: Sequence[MoEDeployment], providers: Mapping[str, ExternalProvide
             model = provider.spec.model(model_name) if provider else None
             if model is not None:
                 pair = Pair(moe.metadata.namespace, moe.metadata.name, provider_name, model_name)
-                price = prices({provider_name: provider})[ProviderModel(provider_name, model_name)]  # type: ignore[dict-item]
+                price = ledger_price(model.price)
                 most_input = max_input_tokens(model.context_length, BODY_BYTES)
                 found[pair] = slot(price, most_input, model.max_output_tokens, 1, timing)
     return found
@@ -106,12 +129,14 @@ def assess(
     unread_usd: Decimal,
     now: datetime,
     timing: Timing,
+    sums: Sums | None = None,
 ) -> Money:
-    """Budgets, caps and leases at `now`. `unread_usd`: what gateways that do not answer may have spent unseen."""
-    spenders = {k.namespace for s in book.spans.values() for k in s} - {IDLE}
-    namespaces = sorted({m.metadata.namespace for m in moes} | spenders)
+    """Budgets, caps and leases at `now`. `unread_usd`: what gateways that do not answer may have spent unseen. `sums`
+    have followed the book so far."""
+    sums = sums or Sums()
+    namespaces = sorted({m.metadata.namespace for m in moes} | (sums.of(book).keys() - {IDLE}))
     own = {name: ledger_policy(policy, namespaces, objects) for name, policy in sorted(policies.items())}
-    stated = {name: statement(book, policy, now) for name, policy in own.items()}
+    stated = {name: statement(book, policy, now, sums) for name, policy in own.items()}
     all_limits: list[Limit] = []
     for name, policy in own.items():
         for limit in limits(policy, stated[name]):
@@ -132,7 +157,10 @@ def assess(
     grants = {(lim.policy, lim.budget): grant(needs, given, lim, timing) for lim in all_limits if not lim.suspended}
     reserved = {name: {b: g.reserved_usd for (p, b), g in grants.items() if p == name} for name in own}
     return Money(
-        statements={name: statement(book, policy, now, reserved[name]) for name, policy in own.items()},
+        statements={
+            name: tuple(replace(s, reserved=reserved[name].get(s.name, ZERO)) for s in statuses)
+            for name, statuses in stated.items()
+        },
         grants=grants,
         needs=needs,
         caps=given,

@@ -21,7 +21,7 @@ from spillway.observe import cluster
 from spillway.observe.demand import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS, PairAnswers
 from spillway.observe.floors import Allowed, Floor, limited
 from spillway.observe.hints import hint_windows
-from spillway.observe.money import Money
+from spillway.observe.money import Money, ledger_price
 from spillway.observe.objects import Objects
 from spillway.observe.pools import pool as observed_pool
 from spillway.observe.resolve import Resolved
@@ -86,8 +86,18 @@ def deployment(
     own_policies = money.policies.get(moe.metadata.namespace, ())
     demand = traffic.of(moe.key) if traffic else None
     pairs = traffic.pairs if traffic else {}
+    prompt = PRIOR_INPUT_TOKENS if demand is None else demand.input_tokens_per_request
     options = tuple(
-        option(moe, t.name, t.model, providers, money, health, pairs.get((moe.key, t.name, t.model)))
+        option(
+            moe,
+            t.name,
+            t.model,
+            providers,
+            money,
+            health,
+            pairs.get((moe.key, t.name, t.model)),
+            prompt_tokens=prompt,
+        )
         for t in spec.spill.providers
     )
     routed = dict.fromkeys((route.to.provider, route.to.model) for route in spec.routes)
@@ -108,7 +118,9 @@ def deployment(
         providers=options,
         spill_when=spec.spill.when,
         hold_seconds=spec.spill.hold_seconds,
-        routed=tuple(option(moe, *pair, providers, money, health, field="spec.routes") for pair in routed),
+        routed=tuple(
+            option(moe, *pair, providers, money, health, field="spec.routes", prompt_tokens=prompt) for pair in routed
+        ),
         cheapest_first=spec.spill.order == "Cheapest",
         policies=own_policies,
         lease_seconds=float(money.lease_seconds.get(moe.metadata.namespace, 15)),
@@ -222,8 +234,10 @@ def option(
     health: ProviderHealth,
     answers: PairAnswers | None = None,
     field: str = "spec.spill.providers",
+    prompt_tokens: float = PRIOR_INPUT_TOKENS,
 ) -> ProviderOption:
-    """One pair that `field` names, with what stands against it: the user's errors first, then money, then health."""
+    """One pair that `field` names, with what stands against it: the user's errors first, then money, then health. Its
+    price is the one of a mean prompt of `prompt_tokens`."""
     provider = providers.get(provider_name)
     model = provider.spec.model(model_name) if provider else None
     if provider is None or model is None:
@@ -242,6 +256,7 @@ def option(
         )
         return ProviderOption(provider_name, model_name, 0.0, 0.0, 0, reason, message)
     pair = Pair(moe.metadata.namespace, moe.metadata.name, provider_name, model_name)
+    rates = ledger_price(model.price).of_prompt(prompt_tokens)
     stop = money.stops.get(pair)
     reason, message = "", ""
     if provider.spec.suspend:
@@ -260,8 +275,8 @@ def option(
     return ProviderOption(
         provider_name,
         model_name,
-        usd_per_million_input=float(model.price.input),
-        usd_per_million_output=float(model.price.output),
+        usd_per_million_input=float(rates.input),
+        usd_per_million_output=float(rates.output),
         affordable_in_flight=0 if reason else money.caps.get(pair, 0),
         unavailable=reason,
         unavailable_message=message,

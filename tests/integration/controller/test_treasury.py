@@ -41,10 +41,17 @@ class FakeGateway:
     def __init__(self) -> None:
         self.process, self.requests, self.in_flight, self.port = "p1", 0, 0, 0
         self.silent = False
+        self.outcome, self.cache_writes = "metered", 0
 
     def page(self) -> str:
-        label = f'{PAIR},process="{self.process}"'
-        rows = {"requests": 1, "prompt_tokens": 1000, "completion_tokens": 100, "cached_tokens": 0}
+        label = f'{PAIR.replace("metered", self.outcome)},process="{self.process}"'
+        rows = {
+            "requests": 1,
+            "prompt_tokens": 1000,
+            "completion_tokens": 100,
+            "cached_tokens": 0,
+            "cache_write_tokens": self.cache_writes,
+        }
         lines = [f"envoy_spillway_egress_{name}{{{label}}} {each * self.requests}" for name, each in rows.items()]
         cluster = f'envoy_cluster_name="ext|zai|glm-5|chat/glm-5",process="{self.process}"'
         return "\n".join([*lines, f"envoy_cluster_upstream_rq_active{{{cluster}}} {self.in_flight}", ""])
@@ -179,6 +186,25 @@ async def test_a_new_leader_goes_on_where_the_old_one_was(
         assert spent(two) == 10 * EACH
         await until(lambda: spent(two) == 25 * EACH)
         assert estimated(two) == 0
+
+
+@pytest.mark.parametrize(("outcome", "marked"), [("metered:500", False), ("doubtful:500", True)])
+async def test_a_tier_and_cache_writes_are_charged_at_their_prices(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway, outcome: str, marked: bool
+) -> None:
+    found = objects(namespace)
+    tier = {"aboveInputTokens": 500, "input": "2", "cacheWrite": "2.5", "output": "6"}
+    found.externalproviders["zai"]["spec"]["models"][0]["price"]["tiers"] = [tier]
+    gateway.outcome, gateway.cache_writes, gateway.requests = outcome, 400, 10
+    # 600 tokens at $2, 400 at $2.50 and 100 at $6 a million; nothing doubtful is believed to be cheaper, and its answer
+    # is taken to be as long as a mean one.
+    each = Decimal("0.0025") + 256 * Decimal("6e-6") if marked else Decimal("0.0028")
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await until(lambda: spent(one) == 10 * each)
+        assert estimated(one) == (10 * each if marked else 0)
+    gateway.requests = 11
+    async with treasury(core, found, namespace, gateway.port) as two:
+        await until(lambda: spent(two) == 11 * each)
 
 
 async def test_a_gateway_killed_while_nobody_leads_is_charged_its_limit(

@@ -25,7 +25,7 @@ class Seen:
 class Fake:
     """`hold` blocks answers until it is set, with `late` also a stream's first event; `status` other than 200 is
     answered at once. `payload`: the whole JSON answer. `pieces`: the whole stream as it is written; with `breaks` the
-    connection is cut after them."""
+    connection is cut after them, with `stays` the stream stays open."""
 
     name: str
     status: int = 200
@@ -36,6 +36,7 @@ class Fake:
     payload: dict[str, Any] | None = None
     pieces: list[bytes] | None = None
     breaks: bool = False
+    stays: bool = False
     open_requests: int = 0
     aborted: int = 0
     hold: asyncio.Event = field(default_factory=asyncio.Event)
@@ -108,6 +109,8 @@ class Fake:
             for piece in self.pieces:
                 await response.write(piece)
                 await asyncio.sleep(0)
+            if self.stays:
+                await asyncio.Event().wait()
             if self.breaks:
                 assert request.transport is not None
                 request.transport.abort()

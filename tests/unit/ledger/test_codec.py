@@ -24,13 +24,13 @@ from spillway.ledger.book import (
     Key,
     Learned,
     PodMark,
-    Price,
     Process,
     ProviderModel,
     Span,
     Watermark,
 )
 from spillway.ledger.codec import CorruptLedger, decode, encode
+from spillway.ledger.price import Price, Rates, Tier
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -50,7 +50,17 @@ requests = st.builds(
     time_zone=names,
 )
 offers = st.builds(ProviderModel, names, names)
-counters = st.builds(Counter, names, names, names, names, st.sampled_from(["metered", "unmetered", "refused"]))
+counters = st.builds(
+    Counter,
+    names,
+    names,
+    names,
+    names,
+    st.sampled_from(["metered", "doubtful", "refused"]),
+    st.sampled_from([0, 32_000]),
+)
+rates = st.builds(Rates, money, money, money, money)
+tiers = st.lists(st.builds(Tier, whole, rates), max_size=2).map(tuple)
 fractions = st.floats(0, 1e15)
 books = st.builds(
     Book,
@@ -69,7 +79,7 @@ books = st.builds(
         st.builds(
             Watermark,
             whole.map(lambda number: NOON + timedelta(microseconds=number)),
-            st.dictionaries(counters, st.builds(Counts, *[whole] * 6), max_size=3),
+            st.dictionaries(counters, st.builds(Counts, *[whole] * 7), max_size=3),
         ),
         max_size=3,
     ),
@@ -77,7 +87,7 @@ books = st.builds(
         names, st.builds(PodMark, keys, whole, money, whole, whole, whole, whole, st.booleans()), max_size=3
     ),
     learned=st.dictionaries(offers, st.builds(Learned, *[fractions] * 5), max_size=2),
-    prices=st.dictionaries(offers, st.builds(Price, money, money, money), max_size=2),
+    prices=st.dictionaries(offers, st.builds(Price, money, money, money, st.none() | money, tiers), max_size=2),
     adjustments=st.dictionaries(
         ids,
         st.builds(Settled, requests, whole.map(lambda number: NOON + timedelta(microseconds=number)), money, names),
@@ -92,6 +102,23 @@ def test_round_trip(book: Book) -> None:
     text = encode(book)
     assert decode(text) == book
     assert encode(decode(text)) == text
+
+
+def test_who_does_not_know_tiers_and_cache_writes_reads_the_rest() -> None:
+    """An operator of before reads the columns that it knows, and passes over what it does not."""
+    counter = Counter("chat", "glm-5", "zai", "glm-5", "metered", 32_000)
+    price = Price(Decimal(1), Decimal(1), Decimal(3), Decimal(2), (Tier(32_000, Rates(*[Decimal(4)] * 4)),))
+    mark = Watermark(NOON, {counter: Counts(1, 2, 3, 4, 5, 6, 7)})
+    book = Book(gateways={Process("gw-0", "p1"): mark}, prices={ProviderModel("zai", "glm-5"): price})
+    document = json.loads(encode(book))
+    assert document["counters"] == [["chat", "glm-5", "zai", "glm-5", "metered:32000"]]
+    assert document["gateways"][0][3] == [[0, 1, 2, 3, 4, 5, 6]]
+    assert document["prices"] == [["zai", "glm-5", "1", "1", "3"]]
+    for unknown in ("cacheWrites", "cacheWritePrices", "priceTiers"):
+        del document[unknown]
+    assert decode(json.dumps(document)).prices == {
+        ProviderModel("zai", "glm-5"): Price(Decimal(1), Decimal(1), Decimal(3))
+    }
 
 
 def test_money_is_text() -> None:
@@ -169,6 +196,11 @@ def test_what_is_not_a_ledger_is_corrupt(text: str) -> None:
         ("gateways", [["gw-0", "p1", "yesterday", []]]),
         ("pods", [["uid", 0, 4, "4.20", 0, 1, 1, 1, "closed"]]),
         ("prices", [["zai", "glm-5", "1"]]),
+        ("counters", [["chat", "glm-5", "zai", "glm-5", "metered:x"]]),
+        ("priceTiers", [["zai", "glm-5", 32_000, "1"]]),
+        ("priceTiers", [["zai", "glm-5", "32000", "1", "1", "1", "1"]]),
+        ("cacheWritePrices", [["zai", "glm-5", 1]]),
+        ("cacheWrites", [["gw-0", "p1", [[0, 1]]]]),
     ],
 )
 def test_damaged_content_is_corrupt(field: str, value: object) -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from spillway.api import CostPolicy, ExternalProvider, MoEDeployment, Reason
 from spillway.decide.snapshot import Deployment, ProviderOption, Settings
-from spillway.ledger import Book, Pair, Timing
+from spillway.ledger import Book, Pair, Rates, Tier, Timing
 from spillway.ledger.book import Amount, Entry, Key, add
 from spillway.observe import Objects, Resolved, take
-from spillway.observe.money import Money, assess
+from spillway.observe.money import Money, assess, prices
 from spillway.observe.resolve import valid
 from spillway.observe.snapshot import (
     ProviderHealth,
@@ -86,6 +86,37 @@ def test_money_left_gives_caps_and_a_bound() -> None:
     [budget] = budgets(money, {})
     assert (budget.policy, budget.name, budget.amount, budget.remaining) == ("team", "day", Decimal(400), Decimal(400))
     assert budget.resets_at == datetime(2026, 11, 24, tzinfo=UTC).timestamp()
+
+
+LONG = {
+    "aboveInputTokens": 4000,
+    "input": "2",
+    "cachedInput": "0.5",
+    "output": "6",
+}
+
+
+def test_prices_are_what_is_stated_and_input_where_nothing_is() -> None:
+    price = {"input": "1", "output": "3.2", "cacheWrite": "1.25", "tiers": [LONG | {"aboveInputTokens": 6000}, LONG]}
+    [found] = prices(providers(models=[SMALL | {"price": price}])).values()
+    assert found.base == Rates(Decimal(1), Decimal(1), Decimal("1.25"), Decimal("3.2"))
+    long = Rates(Decimal(2), Decimal("0.5"), Decimal(2), Decimal(6))
+    assert found.tiers == (Tier(4000, long), Tier(6000, long))
+
+
+def test_a_tier_that_a_prompt_can_reach_makes_requests_dearer() -> None:
+    book = spent("399")
+    tiered = providers(models=[SMALL | {"price": {"input": "1", "output": "3.2", "tiers": [LONG]}}])
+    base, dear = assessed(book), assessed(book, offered=tiered)
+    assert dear.needs[0].slot.greatest_usd == (8192 * Decimal(2) + 512 * Decimal(6)).scaleb(-6)
+    assert 0 < dear.caps[PAIR] < base.caps[PAIR]
+
+
+@pytest.mark.parametrize(("prompt", "usd"), [(4000.0, (1.0, 3.2)), (4001.0, (2.0, 6.0))])
+def test_a_mean_prompt_in_a_tier_costs_what_the_tier_costs(prompt: float, usd: tuple[float, float]) -> None:
+    tiered = providers(models=[SMALL | {"price": {"input": "1", "output": "3.2", "tiers": [LONG]}}])
+    one = option(moes()[0], "zai", "glm-5", tiered, assessed(), HEALTHY, prompt_tokens=prompt)
+    assert (one.usd_per_million_input, one.usd_per_million_output) == usd
 
 
 def test_a_faster_provider_may_burn_more_and_gets_fewer_slots() -> None:

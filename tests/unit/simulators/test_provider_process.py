@@ -133,6 +133,13 @@ async def test_faults_switch_at_run_time(tmp_path: Path) -> None:
         twice = await total(server, session)
         assert twice - billed < 2 * billed, "stated twice, billed once"
         billed = twice
+        await fault(server, session, mode="wrong_usage")
+        first = events((await post(server, session, asked))[1])
+        second = json.loads((await post(server, session, chat("x [[out=9]]")))[1])["usage"]
+        assert any('"prompt_tokens": -' in payload for payload in first) and second["prompt_tokens"] == "many"
+        await fault(server, session, mode="running_usage")
+        assert sum('"usage"' in payload for payload in events((await post(server, session, asked))[1])) >= 2
+        billed = await total(server, session)
         await fault(server, session, mode="abort_midstream")
         with pytest.raises(aiohttp.ClientError):
             await post(server, session, chat("x [[out=2000]]", stream=True))
