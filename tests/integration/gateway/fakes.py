@@ -24,7 +24,7 @@ class Seen:
 @dataclass
 class Fake:
     """`hold` blocks answers until it is set, with `late` also a stream's first event; `status` other than 200 is
-    answered at once. `payload`: the whole JSON answer. `pieces`: the whole stream as it is written; with `breaks` the
+    answered at once, with `error` for a body, and `chunked` without its length. `payload`: the whole JSON answer. `pieces`: the whole stream as it is written; with `breaks` the
     connection is cut after them."""
 
     name: str
@@ -33,6 +33,8 @@ class Fake:
     extra_headers: dict[str, str] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
     late: bool = False
+    error: Any = None
+    chunked: bool = False
     payload: dict[str, Any] | None = None
     pieces: list[bytes] | None = None
     breaks: bool = False
@@ -85,8 +87,12 @@ class Fake:
 
     async def _speak(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         if self.status != 200:
-            error = {"error": {"message": f"{self.name} says {self.status}", "type": "x", "code": None}}
-            return web.json_response(error, status=self.status, headers=self.extra_headers)
+            said = {"error": {"message": f"{self.name} says {self.status}", "type": "x", "code": None}}
+            error = web.json_response(said if self.error is None else self.error, status=self.status)
+            error.headers.update(self.extra_headers)
+            if self.chunked:
+                error.enable_chunked_encoding()
+            return error
         if not body.get("stream"):
             await self.hold.wait()
             answer = self.payload or {
