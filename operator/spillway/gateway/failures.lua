@@ -69,7 +69,8 @@ local function why_failed(status, codes, message)
   end
   -- Google says it in words; either way nothing more is sent, so words may decide here.
   if status == 403 and message and find(message, "illing") then return "quota" end
-  if status == 401 or status == 403 then return "credentials" end
+  if status == 401 then return "credentials" end
+  if status == 403 then return "forbidden" end -- the key lacks a right, or this one request does
   if status == 404 then return "unknown_model" end
   if status == 429 then return any(codes, OVERLOADED) and "overloaded" or "throttled" end
   if status == 529 then return "overloaded" end

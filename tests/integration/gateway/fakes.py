@@ -24,8 +24,8 @@ class Seen:
 @dataclass
 class Fake:
     """`hold` blocks answers until it is set, with `late` also a stream's first event; `status` other than 200 is
-    answered at once, with `error` for a body, and `chunked` without its length. `payload`: the whole JSON answer. `pieces`: the whole stream as it is written; with `breaks` the
-    connection is cut after them."""
+    answered at once, with `error` for a body, and `chunked` without its length. `payload`: the whole JSON answer.
+    `pieces`: the whole stream as it is written; with `breaks` the connection is cut after them."""
 
     name: str
     status: int = 200

@@ -95,7 +95,7 @@ async def test_every_error_of_every_style(rig: Rig, style: str) -> None:
         (422, {}, "rejected"),
         (429, {"error": {"code": "1308"}}, "quota"),
         (429, {"error": "words"}, "throttled"),
-        (403, {"error": {"message": "moderation"}}, "credentials"),
+        (403, {"error": {"message": "moderation"}}, "forbidden"),
         (408, {}, "unavailable"),
         (409, {}, "unavailable"),
         (301, {}, "unavailable"),
@@ -161,7 +161,9 @@ async def test_a_provider_that_asks_for_a_pause_has_it(
         assert (answer.status, json.loads(answer.text)["error"]["code"]) == (PASSED_ON, "provider_error")
         assert least <= int(answer.headers["retry-after"]) <= most, "the client hears the provider's own wait"
     assert len(zai.seen) == 1
-    await errors(rig, {"throttled" if status == 429 else "overloaded" if status == 529 else "unavailable": 1, "held": 2})
+    await errors(
+        rig, {"throttled" if status == 429 else "overloaded" if status == 529 else "unavailable": 1, "held": 2}
+    )
     assert {s.outcome: s.requests for s in (await rig.reading()).samples} == {"refused": 1}, "nothing else was sent"
 
 
