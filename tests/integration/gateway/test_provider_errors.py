@@ -29,6 +29,7 @@ PASSED_ON = 502  # nobody else is there to answer
 CLASSES: dict[Situation, str] = {
     "bad_request": "rejected",
     "unauthorized": "credentials",
+    "forbidden": "forbidden",
     "unknown_model": "unknown_model",
     "rate_limited": "throttled",
     "no_balance": "quota",

@@ -62,6 +62,7 @@ def assessed(
     unread: str = "0",
     in_flight: int = 0,
     timing: Timing | None = None,
+    disabled: dict[str, tuple[int, str]] | None = None,
 ) -> Money:
     return assess(
         book or Book(),
@@ -74,6 +75,7 @@ def assessed(
         Decimal(unread),
         NOON,
         timing or Timing(),
+        disabled,
     )
 
 
@@ -86,6 +88,21 @@ def test_money_left_gives_caps_and_a_bound() -> None:
     [budget] = budgets(money, {})
     assert (budget.policy, budget.name, budget.amount, budget.remaining) == ("team", "day", Decimal(400), Decimal(400))
     assert budget.resets_at == datetime(2026, 11, 24, tzinfo=UTC).timestamp()
+
+
+def test_a_disabled_provider_has_no_slot_and_one_on_trial_a_single_one() -> None:
+    shut = assessed(disabled={"zai": (0, "its account has no money: top it up")}, in_flight=3)
+    assert (shut.caps[PAIR], shut.stops[PAIR]) == (0, ("ProviderDisabled", "its account has no money: top it up"))
+    assert shut.needs[0].in_flight == 3, "what it has in flight still counts"
+    trial = assessed(disabled={"zai": (1, "on trial")})
+    assert (trial.caps[PAIR], trial.stops) == (1, {})
+    assert assessed(disabled={"other": (0, "x")}).caps == assessed().caps
+    spent_too = assessed(spent("400"), disabled={"zai": (0, "no money there")})
+    assert spent_too.stops[PAIR][0] == "BudgetSpent", "the provider is not all that stands in the way"
+    found = option(moes()[0], "zai", "glm-5", providers(), shut, HEALTHY)
+    assert (found.unavailable, found.unavailable_message) == (Reason.PROVIDER_NOT_READY, shut.stops[PAIR][1])
+    refused = ProviderHealth({"zai": (Reason.KEY_REFUSED, "put a key there")})
+    assert option(moes()[0], "zai", "glm-5", providers(), shut, refused).unavailable == Reason.KEY_REFUSED
 
 
 def test_a_faster_provider_may_burn_more_and_gets_fewer_slots() -> None:
