@@ -15,9 +15,7 @@ _UNLIMITED = 1_000_000
 _KEEPALIVE = {"tcp_keepalive": {"keepalive_time": 30, "keepalive_interval": 10, "keepalive_probes": 3}}
 # Keepalive waits while something that was sent is not acknowledged, and the kernel would try that again for a quarter
 # of an hour: TCP_USER_TIMEOUT (18, of IPPROTO_TCP 6), in milliseconds, ends this after the same time.
-_UNACKNOWLEDGED = {
-    "socket_options": [{"description": "TCP_USER_TIMEOUT", "level": 6, "name": 18, "int_value": 60_000}]
-}
+_UNACKNOWLEDGED = {"socket_options": [{"description": "TCP_USER_TIMEOUT", "level": 6, "name": 18, "int_value": 60_000}]}
 
 
 # With 1,024 points the parts of ten replicas differ by some per cent; what is left bounded loads take care of.

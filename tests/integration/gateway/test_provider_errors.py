@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -10,7 +11,12 @@ from typing import Any
 import pytest
 
 from e2e.simulators.provider.errors import STYLES, Situation
+from spillway.api import ExternalProvider, Reason
+from spillway.controller.provider_guard import ProviderGuard
+from spillway.controller.provider_watch import ProviderWatch, Told
 from spillway.gateway.desired import Desired
+from spillway.ledger import EgressSample as Sample
+from spillway.observe.resolve import valid
 from tests.integration.gateway.fakes import Fake
 from tests.integration.gateway.rig import (
     MESSAGES,
@@ -22,7 +28,9 @@ from tests.integration.gateway.rig import (
     provider,
     spill,
 )
+from tests.unit.api.examples import example
 
+NOON = 1_795_435_200.0
 ZAI, DEEP = ("zai", "glm-5.1"), ("deep", "zai-org/GLM-5")
 ID = "chat/glm-5"
 PASSED_ON = 502  # nobody else is there to answer
@@ -111,6 +119,56 @@ async def test_codes_count_where_providers_put_them(rig: Rig, status: int, error
     if why == "rejected":
         assert json.loads(answer.text) == error
     await errors(rig, {why: 1})
+
+
+@pytest.mark.parametrize(
+    ("style", "situation", "asked", "reason"),
+    [
+        ("openai", "unauthorized", 1, Reason.KEY_REFUSED),
+        ("openai", "no_balance", 1, Reason.QUOTA_SPENT),
+        ("ark", "forbidden", 3, Reason.KEY_REFUSED),
+        ("openai", "rate_limited", 9, ""),
+        ("openai", "bad_request", 9, ""),
+    ],
+)
+async def test_what_is_counted_disables_the_provider(
+    rig: Rig, style: str, situation: Situation, asked: int, reason: str
+) -> None:
+    """From a provider's answer to the leader's verdict, and back after an answer."""
+    zai = await one(rig)
+    watch, guard, at = ProviderWatch(), ProviderGuard(), NOON
+    parsed = valid(ExternalProvider, {"zai": example("ExternalProvider", "zai")})
+
+    async def look() -> None:
+        nonlocal at
+        at += 2.0
+        reading = await rig.reading()
+        samples = tuple(Sample(*(getattr(s, f.name) for f in fields(Sample))) for s in reading.samples)
+        new = watch.note([Told("gateway-0", reading.process or "", samples, reading.errors)], at)
+        guard.note(parsed, new, at)
+
+    await rig.post(path="/v1/none")  # something is counted: the process is known
+    await look()
+    said = STYLES[style][situation]
+    zai.status, zai.error = said.status, said.body
+    for _ in range(asked):
+        await rig.post()
+    await eventually(lambda: has_ended(rig, asked), "all are counted")
+    await look()
+    assert {name: held.reason for name, held in guard.disabled.items()} == ({"zai": reason} if reason else {})
+    if reason:
+        at += 30.0
+        await look()
+        assert guard.disabled["zai"].on_trial
+        zai.status = 200
+        assert (await rig.post()).status == 200
+        await eventually(lambda: has_ended(rig, asked + 1), "the answer is counted")
+        await look()
+        assert guard.disabled == {}
+
+
+async def has_ended(rig: Rig, count: int) -> bool:
+    return sum(s.requests for s in (await rig.reading()).samples) == count
 
 
 async def test_an_error_of_any_size_is_taken(rig: Rig) -> None:

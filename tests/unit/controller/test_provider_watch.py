@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from importlib.resources import files
+from pathlib import Path
+
 import pytest
 
 from spillway.api import Reason
-from spillway.controller.provider_watch import WINDOW_SECONDS, Errors, ProviderWatch, Told
+from spillway.controller.provider_watch import WHY_WORDS, WINDOW_SECONDS, Errors, ProviderWatch, Told
 from spillway.ledger import EgressSample
 from spillway.ledger.external import Outcome
 
@@ -124,6 +128,16 @@ def test_what_its_owner_should_look_at(errors: dict[str, int], reason: str, word
     watch = lately(**errors)
     assert watch.unwell()["zai"][0] == reason
     assert words in watch.unwell()["zai"][1]
+
+
+def test_every_class_of_the_gateway_has_words_and_a_row_in_the_docs() -> None:
+    script = files("spillway.gateway").joinpath("failures.lua").read_text()
+    known = set(re.findall(r"""(?:return|and|or|=) "([a-z]+(?:_model)?)"(?=[ ,\n])""", script)) | {"held"}
+    assert {"quota", "throttled", "overloaded", "unavailable", "unknown_model"} < known
+    assert known == {*WHY_WORDS, "rejected"}
+    page = (Path(__file__).parents[3] / "docs/gateway.md").read_text().partition("## Errors of providers")[2]
+    rows = re.findall(r"^\| (`.+?`) \|", page.partition("\n## ")[0], re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == known
 
 
 def test_a_pause_that_it_asked_for_does_not_put_it_last() -> None:
