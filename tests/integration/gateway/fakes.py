@@ -88,7 +88,9 @@ class Fake:
     async def _speak(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         if self.status != 200:
             said = {"error": {"message": f"{self.name} says {self.status}", "type": "x", "code": None}}
-            error = web.json_response(said if self.error is None else self.error, status=self.status)
+            body_of = said if self.error is None else self.error
+            raw = body_of if isinstance(body_of, bytes) else json.dumps(body_of).encode()
+            error = web.Response(body=raw, status=self.status, content_type="application/json")
             error.headers.update(self.extra_headers)
             if self.chunked:
                 error.enable_chunked_encoding()

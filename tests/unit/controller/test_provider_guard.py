@@ -91,6 +91,14 @@ def test_the_pauses_double_and_an_answer_ends_them() -> None:
     assert guard.disabled["zai"].seconds == FIRST_SECONDS, "it was open for longer than it was shut"
 
 
+def test_a_client_that_did_not_wait_proves_nothing() -> None:
+    guard = ProviderGuard()
+    round_of(guard, QUOTA)
+    round_of(guard, at=30)
+    assert round_of(guard, Outcomes(answered=1), at=32) == 1
+    assert round_of(guard, Outcomes(answered=1, proven=800), at=34) is None
+
+
 def test_a_key_is_tried_every_five_minutes_at_least() -> None:
     guard, at = ProviderGuard(), 0.0
     for _ in range(9):
