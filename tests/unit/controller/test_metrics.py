@@ -26,3 +26,12 @@ def test_spend_is_a_counter_by_who_was_paid() -> None:
     assert value("spillway_spend_estimated_usd_total", labels(ZAI)) == 0.25
     assert value("spillway_spend_tokens_total", labels(ZAI)) == 400_000
     assert value("spillway_spend_tokens_total", labels(B200)) is None, "GPUs are not paid by the token"
+
+
+def test_a_disabled_provider_has_a_series_until_it_is_none() -> None:
+    metrics = Metrics()
+    zai = {"provider": "zai", "reason": "QuotaSpent"}
+    metrics.disabled({"zai": "QuotaSpent"})
+    assert metrics.registry.get_sample_value("spillway_provider_disabled", zai) == 1
+    metrics.disabled({})
+    assert metrics.registry.get_sample_value("spillway_provider_disabled", zai) is None
