@@ -240,7 +240,12 @@ class ProviderServer:
 
     def _error(self, situation: Situation) -> web.Response:
         answer = STYLES[self.config.style][situation]
-        return web.json_response(answer.body, status=answer.status, headers=dict(answer.headers))
+        headers = dict(answer.headers)
+        if self.faults.retry_after is not None:
+            headers["retry-after"] = self.faults.retry_after
+        return web.json_response(
+            answer.body, status=answer.status, headers={name: value for name, value in headers.items() if value}
+        )
 
     def _identifier(self) -> str:
         return f"{self.config.style}-{next(self._numbers):08x}"

@@ -31,7 +31,7 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
 STATUS_NOT_YET: Mapping[str, frozenset[str]] = {
     "MoEDeployment": frozenset({"status.spill.leaseUntil"}),
     "GPUPool": frozenset(),
-    "ExternalProvider": frozenset({"status.timeToFirstToken"}),
+    "ExternalProvider": frozenset(),
     "CostPolicy": frozenset(),
 }
 """By kind: paths of the status that this version leaves empty."""

@@ -57,6 +57,10 @@ class Metrics:
         """What the next scrape shows of each deployment; series vanish with it."""
         self._state.snapshot, self._state.plan = snapshot, plan
 
+    def disabled(self, providers: Mapping[str, str]) -> None:
+        """Providers that are disabled or on trial, with the reason."""
+        self._state.disabled = providers
+
     def spent_by(self, spending: Callable[[], Mapping[Key, Amount]]) -> None:
         """Where a scrape finds all that was spent, while this process leads."""
         self._spending.look = spending
@@ -105,6 +109,7 @@ class _State(Collector):
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
         self.plan: Plan | None = None
+        self.disabled: Mapping[str, str] = {}
 
     def collect(self) -> Iterator[Metric]:
         labels = ["namespace", "deployment"]
@@ -124,4 +129,11 @@ class _State(Collector):
                 wanted.add_metric([*who, variant], number)
         for budget in self.snapshot.budgets if self.snapshot else ():
             left.add_metric([budget.policy, budget.name], float(budget.remaining))
-        yield from (work, gate, ratio, wanted, left)
+        disabled = GaugeMetricFamily(
+            "spillway_provider_disabled",
+            "1 for a provider that refuses everything, until it answered a request again.",
+            labels=["provider", "reason"],
+        )
+        for provider, reason in sorted(self.disabled.items()):
+            disabled.add_metric([provider, reason], 1)
+        yield from (work, gate, ratio, wanted, left, disabled)

@@ -17,10 +17,13 @@ from spillway.api import CostPolicy, ExternalProvider, GPUPool, MoEDeployment
 from spillway.build import DEPLOYMENT_LABEL
 from spillway.controller.adjustment_watch import AdjustmentWatch
 from spillway.controller.arrivals import Arrivals
-from spillway.controller.provider_watch import ProviderWatch
+from spillway.controller.first_token import FirstTokens
+from spillway.controller.provider_guard import ProviderGuard
+from spillway.controller.provider_watch import ProviderWatch, Told
 from spillway.controller.settings import OperatorSettings
 from spillway.gateway.names import external_cluster
 from spillway.gateway.reader import fetch
+from spillway.gateway.readings import GatewayReading
 from spillway.gateway.share import share
 from spillway.ledger import (
     Amount,
@@ -106,6 +109,9 @@ class Treasury:
         self._sums = Sums()
         self.view = Money()
         self.providers = ProviderWatch()
+        self.guard = ProviderGuard()
+        self.first_tokens = FirstTokens()
+        self._told: dict[str, GatewayReading] = {}  # by gateway pod, of the round that is being read
         self.arrivals = Arrivals()
         self.read_once = asyncio.Event()  # before the first round nothing is known of what may be spent
         self.in_flight: dict[str, dict[str, int]] = {}  # by gateway process and cluster, for sharing out limits
@@ -173,6 +179,7 @@ class Treasury:
         spilling = sum(n for name, n in reading.in_flight.items() if name.startswith("ext|"))
         self._lives[pod.pod] = _Life(process, dict(reading.in_flight), spilling, self._terminating(pod.pod))
         self._arrived[process] = reading.arrivals
+        self._told[pod.pod] = reading
         self._missing[pod.pod] = frozenset(reading.missing_credential_keys)
         samples = (
             EgressSample(
@@ -226,12 +233,13 @@ class Treasury:
         theirs."""
         now, before = datetime.now(UTC), self.view
         await self._adjust(now)
-        prices = money.prices(valid(ExternalProvider, self._objects.externalproviders))
+        providers = valid(ExternalProvider, self._objects.externalproviders)
+        prices = money.prices(providers)
         for reading in found.readings:
             if reading.page.process:
                 page = reading.page
                 self._take(charge_reading(self.book, reading.pod, page.process, page.samples, prices, reading.at))
-        self.providers.note(((r.page.process, r.page.samples) for r in found.readings), time.monotonic())
+        self._look_at_providers(found, providers, now)
         self._take(charge_pods(self.book, self._gpu_pods(), self._pool_prices(), now))
         self.book = charge_idle(self.book, self._reserved(), now)
         view = self._assess(found, now, before)
@@ -271,6 +279,23 @@ class Treasury:
                 return  # somebody else wrote: what is stored counts, and the next round settles by it
         await self._adjustments.tell(done)
 
+    def _look_at_providers(self, found: Round, providers: Mapping[str, ExternalProvider], now: datetime) -> None:
+        """How they do, and which are disabled from now on, or are not any more."""
+        moment, told, before = time.monotonic(), self._told, dict(self.guard.disabled)
+        self._told = {}
+        new = self.providers.note(
+            (Told(r.pod, r.page.process, r.page.samples, told[r.pod].errors) for r in found.readings), moment
+        )
+        self.first_tokens.note(
+            {(r.pod, r.page.process): told[r.pod].first_bytes for r in found.readings if r.page.process}, moment
+        )
+        self.guard.note(providers, new, now.timestamp())
+        for name in before.keys() | self.guard.disabled.keys():
+            held = self.guard.disabled.get(name)
+            if held != before.get(name):
+                words = held.message if held else "it answers again"
+                log.warning("provider", extra={"provider": name, "words": words})
+
     async def _vouched(self, found: Round, view: Money) -> Money:
         """The view, once the stored ledger knows all that its caps may let a gateway process have in flight: whoever
         leads after us charges one that dies by that. Where it cannot be stored, no cap grows."""
@@ -308,6 +333,7 @@ class Treasury:
             self._unread(found, known, now),
             now,
             self._settings.timing(),
+            {name: (held.most, held.message) for name, held in self.guard.disabled.items()},
             self._sums,
         )
 

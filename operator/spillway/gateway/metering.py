@@ -140,9 +140,31 @@ def main_log(node: GatewayNode) -> list[Fields]:
     return logs
 
 
+def health_logs(egress: Egress, node: GatewayNode) -> list[Fields]:
+    """What tells how a provider does: its errors by class (failures.lua; `held`: it was not asked, as it had asked for
+    a pause), and of its streams the time from the request to the first byte of the answer's body, in milliseconds."""
+    tags = {"provider": _plain(egress.provider), "model": _plain(egress.model), "process": _plain(node.process)}
+    errors = _counter("egress_errors", {**tags, "why": f"%DYNAMIC_METADATA({_NAMESPACE}:why)%"})
+    first_byte = {
+        "stat": _stat("egress_first_byte", tags),
+        "unit": "Milliseconds",
+        "value_format": "%COMMON_DURATION(DS_RX_END:US_RX_BODY_BEG:ms)%",
+    }
+    return [
+        {**_stats([errors]), "filter": _has("why")},
+        {**_stats([], histograms=[first_byte]), "filter": _has("streamed")},
+    ]
+
+
+def _has(key: str, regex: str = ".+") -> Fields:
+    value = {"string_match": {"safe_regex": {"regex": regex}}}
+    matcher = {"filter": _NAMESPACE, "path": [{"key": key}], "value": value}
+    return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": False}}
+
+
 def _counter(name: str, tags: Mapping[str, str], value_format: str | None = None) -> Fields:
-    stat = {"name": name, "tags": [{"name": tag, "value_format": value} for tag, value in tags.items()]}
-    return {"stat": stat, **({"value_format": value_format} if value_format else {"value_fixed": "1"})}
+    value = {"value_format": value_format} if value_format else {"value_fixed": "1"}
+    return {"stat": _stat(name, tags), **value}
 
 
 def _tagged(counter: Fields, tag: str, value: str) -> Fields:
@@ -150,9 +172,13 @@ def _tagged(counter: Fields, tag: str, value: str) -> Fields:
     return {**counter, "stat": {**stat, "tags": [*stat["tags"], {"name": tag, "value_format": value}]}}
 
 
-def _stats(counters: list[Fields]) -> Fields:
+def _stat(name: str, tags: Mapping[str, str]) -> Fields:
+    return {"name": name, "tags": [{"name": tag, "value_format": value} for tag, value in tags.items()]}
+
+
+def _stats(counters: list[Fields], **others: list[Fields]) -> Fields:
     kind = "extensions.access_loggers.stats.v3.Config"
-    return typed("envoy.access_loggers.stats", kind, stat_prefix="spillway", counters=counters)
+    return typed("envoy.access_loggers.stats", kind, stat_prefix="spillway", counters=counters, **others)
 
 
 def _log_type(kind: str) -> Fields:

@@ -129,11 +129,13 @@ def assess(
     unread_usd: Decimal,
     now: datetime,
     timing: Timing,
+    disabled: Mapping[str, tuple[int, str]] | None = None,
     sums: Sums | None = None,
 ) -> Money:
-    """Budgets, caps and leases at `now`. `unread_usd`: what gateways that do not answer may have spent unseen. `sums`
-    have followed the book so far."""
-    sums = sums or Sums()
+    """Budgets, caps and leases at `now`. `unread_usd`: what gateways that do not answer may have spent unseen.
+    `disabled`: of providers that refuse everything, how many requests a deployment may still have in flight there (0,
+    or 1 as a trial), and why in words. `sums` have followed the book so far."""
+    disabled, sums = disabled or {}, sums or Sums()
     namespaces = sorted({m.metadata.namespace for m in moes} | (sums.of(book).keys() - {IDLE}))
     own = {name: ledger_policy(policy, namespaces, objects) for name, policy in sorted(policies.items())}
     stated = {name: statement(book, policy, now, sums) for name, policy in own.items()}
@@ -148,12 +150,12 @@ def assess(
             wanted=in_flight.get(pair, 0) + 1,
             in_flight=in_flight.get(pair, 0),
             previous_cap=previous_caps.get(pair, 0),
-            most=providers[pair.provider].spec.limits.concurrent,
+            most=disabled.get(pair.provider, (providers[pair.provider].spec.limits.concurrent, ""))[0],
         )
         for pair, costs in sorted(pairs(moes, providers, timing).items())
     )
     given = caps(needs, all_limits, timing)
-    stops = {need.pair: why_none(need, all_limits, timing) for need in needs if given[need.pair] < 1}
+    stops = {need.pair: _stop(need, all_limits, timing, disabled) for need in needs if given[need.pair] < 1}
     grants = {(lim.policy, lim.budget): grant(needs, given, lim, timing) for lim in all_limits if not lim.suspended}
     reserved = {name: {b: g.reserved_usd for (p, b), g in grants.items() if p == name} for name in own}
     return Money(
@@ -168,6 +170,16 @@ def assess(
         policies={n: tuple(name for name, p in own.items() if n in p.namespaces) for n in namespaces},
         lease_seconds={n: _lease(n, own, policies, grants) for n in namespaces},
     )
+
+
+def _stop(
+    need: Need, all_limits: Sequence[Limit], timing: Timing, disabled: Mapping[str, tuple[int, str]]
+) -> tuple[str, str]:
+    """Why a pair has no slot: for want of money first, which its owner hears of in any case."""
+    stop = why_none(need, all_limits, timing)
+    if stop[0] == "NotWanted" and need.pair.provider in disabled:
+        return "ProviderDisabled", disabled[need.pair.provider][1]
+    return stop
 
 
 def _lease(

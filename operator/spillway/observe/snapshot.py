@@ -28,17 +28,24 @@ from spillway.observe.resolve import Resolved
 from spillway.observe.traffic import Traffic
 
 SPENT = ("BudgetSpent", "RequestTooDear")  # the ledger's codes for money that is used up, to the last request
+STOPS = {"NoBudget": Reason.NO_BUDGET, "Suspended": Reason.SUSPENDED, "ProviderDisabled": Reason.PROVIDER_NOT_READY}
 DEFAULT_VALUE_FACTOR = 10  # a request is worth ten times its API price where no policy says otherwise
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderHealth:
-    """What the gateways learned of providers, by name: `blocked` ones are not tried (reason and words), `failing` ones
-    are, each time, before the next in the chain (words); `error_rates` are shares of the last minute's requests."""
+    """What the gateways learned of providers, by name: `blocked` ones are not tried (reason and words: those without a
+    key, and `disabled` ones), `failing` ones are, each time, before the next in the chain (words). `disabled` ones
+    refused the key or have no money left (reason, words, and whether single requests are sent as a trial). `unwell`:
+    what their owner should look at (reason and words). `error_rates` are shares of the last minute's requests,
+    `first_token_seconds` medians."""
 
     blocked: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     failing: Mapping[str, str] = field(default_factory=dict)
     error_rates: Mapping[str, float] = field(default_factory=dict)
+    disabled: Mapping[str, tuple[str, str, bool]] = field(default_factory=dict)
+    unwell: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    first_token_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def take(
@@ -271,7 +278,7 @@ def option(
         reason, message = health.blocked[provider_name]
     elif stop is not None:
         code, message = stop
-        reason = {"NoBudget": Reason.NO_BUDGET, "Suspended": Reason.SUSPENDED}.get(code, Reason.BUDGET_SPENT)
+        reason = STOPS.get(code, Reason.BUDGET_SPENT)
     return ProviderOption(
         provider_name,
         model_name,

@@ -42,6 +42,7 @@ class FakeGateway:
         self.process, self.requests, self.in_flight, self.port = "p1", 0, 0, 0
         self.silent = False
         self.outcome, self.cache_writes = "metered", 0
+        self.errors: dict[str, int] = {}
 
     def page(self) -> str:
         label = f'{PAIR.replace("metered", self.outcome)},process="{self.process}"'
@@ -53,6 +54,10 @@ class FakeGateway:
             "cache_write_tokens": self.cache_writes,
         }
         lines = [f"envoy_spillway_egress_{name}{{{label}}} {each * self.requests}" for name, each in rows.items()]
+        refused = f'{PAIR.replace("metered", "refused")},process="{self.process}"'
+        lines.append(f"envoy_spillway_egress_requests{{{refused}}} {sum(self.errors.values())}")
+        of = f'provider="zai",model="glm-5",process="{self.process}"'
+        lines += [f'envoy_spillway_egress_errors{{{of},why="{why}"}} {count}' for why, count in self.errors.items()]
         cluster = f'envoy_cluster_name="ext|zai|glm-5|chat/glm-5",process="{self.process}"'
         return "\n".join([*lines, f"envoy_cluster_upstream_rq_active{{{cluster}}} {self.in_flight}", ""])
 
@@ -373,6 +378,55 @@ async def test_what_a_silent_gateway_may_spend_is_kept_back_until_it_answers_and
         del found.pods[f"{namespace}/gw-0"]
         await until(lambda: not two.book.gateways)
         assert estimated(two) > 0
+
+
+async def test_a_provider_without_money_gets_nothing_until_its_object_changes_and_then_one_request(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway
+) -> None:
+    found = objects(namespace)
+    zai = found.externalproviders["zai"]
+    zai["metadata"]["generation"] = 1
+    gateway.requests, gateway.errors = 10, {"quota": 4, "throttled": 9}
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await until(lambda: one.view.caps.get(ZAI))
+        usual = one.view.caps[ZAI]
+        assert usual > 1, "what happened before this leader is no news"
+        gateway.errors = {"quota": 4, "throttled": 19}
+        await rounds(one, 2)
+        assert one.view.caps[ZAI] == usual
+        gateway.errors["quota"] = 5
+        await until(lambda: one.view.caps[ZAI] == 0)
+        code, words = one.view.stops[ZAI]
+        assert code == "ProviderDisabled"
+        assert "ExternalProvider zai says that its account has no money or no quota left" in words
+        await rounds(one, 2)
+        assert one.view.caps[ZAI] == 0
+        zai["metadata"]["generation"] = 2  # somebody changed it, and means it to be tried
+        await until(lambda: one.view.caps[ZAI] == 1)
+        await rounds(one, 2)
+        assert (one.view.caps[ZAI], one.view.stops) == (1, {})
+        gateway.requests += 1
+        await until(lambda: one.view.caps[ZAI] > 1)
+        assert one.guard.disabled == {}
+        assert (spent(one), estimated(one)) == (11 * EACH, Decimal(0)), "what was refused cost nothing"
+
+
+async def test_a_new_leader_begins_with_a_trial_of_a_provider_that_was_disabled(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway
+) -> None:
+    found = objects(namespace)
+    healthy = {"type": "Healthy", "status": "False", "reason": "QuotaSpent", "message": "as it was"}
+    found.externalproviders["zai"]["status"] = {
+        "conditions": [{**healthy, "lastTransitionTime": "2026-11-23T12:00:00Z"}]
+    }
+    gateway.requests, gateway.errors = 10, {"quota": 4}
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await one.read_once.wait()
+        assert one.view.caps[ZAI] <= 1
+        await until(lambda: one.view.caps[ZAI] == 1)
+        gateway.errors = {"quota": 5}
+        await until(lambda: one.view.caps[ZAI] == 0)
+        assert one.guard.disabled["zai"].seconds == 60
 
 
 async def rounds(one: Treasury, count: int) -> None:

@@ -45,3 +45,12 @@ def test_a_credit_leaves_the_counters_as_they_are() -> None:
     assert value("spillway_spend_adjusted_usd", labels(ZAI)) == -2.75
     assert value("spillway_spend_adjusted_usd", labels(B200)) == 0, "so that both can be added"
     assert value("spillway_spend_usd_total", labels(ZAI._replace(model="other"))) == 0
+
+
+def test_a_disabled_provider_has_a_series_until_it_is_none() -> None:
+    metrics = Metrics()
+    zai = {"provider": "zai", "reason": "QuotaSpent"}
+    metrics.disabled({"zai": "QuotaSpent"})
+    assert metrics.registry.get_sample_value("spillway_provider_disabled", zai) == 1
+    metrics.disabled({})
+    assert metrics.registry.get_sample_value("spillway_provider_disabled", zai) is None

@@ -62,6 +62,7 @@ def assessed(
     unread: str = "0",
     in_flight: int = 0,
     timing: Timing | None = None,
+    disabled: dict[str, tuple[int, str]] | None = None,
 ) -> Money:
     return assess(
         book or Book(),
@@ -74,6 +75,7 @@ def assessed(
         Decimal(unread),
         NOON,
         timing or Timing(),
+        disabled,
     )
 
 
@@ -117,6 +119,21 @@ def test_a_mean_prompt_in_a_tier_costs_what_the_tier_costs(prompt: float, usd: t
     tiered = providers(models=[SMALL | {"price": {"input": "1", "output": "3.2", "tiers": [LONG]}}])
     one = option(moes()[0], "zai", "glm-5", tiered, assessed(), HEALTHY, prompt_tokens=prompt)
     assert (one.usd_per_million_input, one.usd_per_million_output) == usd
+
+
+def test_a_disabled_provider_has_no_slot_and_one_on_trial_a_single_one() -> None:
+    shut = assessed(disabled={"zai": (0, "its account has no money: top it up")}, in_flight=3)
+    assert (shut.caps[PAIR], shut.stops[PAIR]) == (0, ("ProviderDisabled", "its account has no money: top it up"))
+    assert shut.needs[0].in_flight == 3, "what it has in flight still counts"
+    trial = assessed(disabled={"zai": (1, "on trial")})
+    assert (trial.caps[PAIR], trial.stops) == (1, {})
+    assert assessed(disabled={"other": (0, "x")}).caps == assessed().caps
+    spent_too = assessed(spent("400"), disabled={"zai": (0, "no money there")})
+    assert spent_too.stops[PAIR][0] == "BudgetSpent", "the provider is not all that stands in the way"
+    found = option(moes()[0], "zai", "glm-5", providers(), shut, HEALTHY)
+    assert (found.unavailable, found.unavailable_message) == (Reason.PROVIDER_NOT_READY, shut.stops[PAIR][1])
+    refused = ProviderHealth({"zai": (Reason.KEY_REFUSED, "put a key there")})
+    assert option(moes()[0], "zai", "glm-5", providers(), shut, refused).unavailable == Reason.KEY_REFUSED
 
 
 def test_a_faster_provider_may_burn_more_and_gets_fewer_slots() -> None:

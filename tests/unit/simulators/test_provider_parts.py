@@ -102,10 +102,20 @@ def test_faults_are_drawn_from_the_seed() -> None:
     assert 250 < drawn(1).count("500") < 350
 
 
-@pytest.mark.parametrize("raw", [{}, [], {"mode": "flood"}, {"mode": "ok", "probability": 2}, {"mode": "ok", "x": 1}])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {},
+        [],
+        {"mode": "flood"},
+        {"mode": "ok", "probability": 2},
+        {"mode": "ok", "x": 1},
+        {"mode": "429", "retry_after": [1]},
+    ],
+)
 def test_wrong_fault_changes_nothing(raw: object) -> None:
     faults = Faults()
     faults.switch({"mode": "hang"})
-    with pytest.raises(ValueError, match=r"mode|probability|unknown"):
+    with pytest.raises(ValueError, match=r"mode|probability|unknown|retry_after"):
         faults.switch(raw)
     assert faults.draw() == "hang"
