@@ -65,6 +65,8 @@ class Reason:
     UNKNOWN_MODEL = "UnknownModel"
     INVALID_CATALOG = "InvalidCatalog"
     MEMORY_DROPPED = "MemoryDropped"
+    ADJUSTMENT_APPLIED = "AdjustmentApplied"
+    ADJUSTMENT_REFUSED = "AdjustmentRefused"
     NO_POOL_FITS = "NoPoolFits"
     NAME_TAKEN = "NameTaken"
     APPLY_REFUSED = "ApplyRefused"

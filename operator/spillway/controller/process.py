@@ -18,6 +18,7 @@ from spillway.act.events import EventRecorder
 from spillway.act.kube import Kube, KubeError
 from spillway.catalog import Catalog
 from spillway.controller import informer
+from spillway.controller.adjustment_watch import AdjustmentWatch
 from spillway.controller.brain import Brain, Picture
 from spillway.controller.catalog_watch import CatalogWatch
 from spillway.controller.certificates import Certificates
@@ -185,7 +186,9 @@ class Operator:
     async def _work(self) -> None:
         settings, queue = self._settings, WorkQueue()
         prometheus = Prometheus(settings.prometheus_url)
-        treasury = Treasury(client.CoreV1Api(self._api), self._objects, settings, self._wake)
+        core, events = client.CoreV1Api(self._api), EventRecorder(self._kube, settings.pod_name)
+        adjustments = AdjustmentWatch(core, settings.namespace, events)
+        treasury = Treasury(core, self._objects, settings, self._wake, adjustments)
         certificates = Certificates(self._kube, settings.namespace, self._metrics)
         # A leader that is not sure to lead, or does not see what is spent, renews nobody's permission to spend.
         ads = AdsServer(
@@ -195,10 +198,9 @@ class Operator:
             identity=lambda: certificates.identity,
         )
         children = Children(self._kube, self._objects, settings.build())
-        events = EventRecorder(self._kube, settings.pod_name)
         recollection = Recollection(self._kube, settings.namespace, self._objects, events)
         overlay = CatalogWatch(
-            client.CoreV1Api(self._api),
+            core,
             settings.namespace,
             settings.catalog_config_map,
             events,
@@ -212,6 +214,7 @@ class Operator:
         reconciler = Reconciler(self._kube, self._objects, children, events, treasury, catalog, queue, self._metrics)
         await certificates.load()
         await overlay.read()
+        await adjustments.read()
         await treasury.load()
         self._metrics.spent_by(treasury.totals)
         memory = await recollection.load()
@@ -248,6 +251,7 @@ class Operator:
                 brain.run(self._stopped),
                 self._renew(ads),
                 overlay.run(),
+                adjustments.run(),
                 certificates.run(),
                 *(reconciler.work() for _ in range(settings.workers)),
             ) as failed:

@@ -15,6 +15,7 @@ from kubernetes.aio.client import ApiException, CoreV1Api
 
 from spillway.api import CostPolicy, ExternalProvider, GPUPool, MoEDeployment
 from spillway.build import DEPLOYMENT_LABEL
+from spillway.controller.adjustment_watch import AdjustmentWatch
 from spillway.controller.arrivals import Arrivals
 from spillway.controller.first_token import FirstTokens
 from spillway.controller.provider_guard import ProviderGuard
@@ -34,12 +35,15 @@ from spillway.ledger import (
     PodUsage,
     PoolPrice,
     Process,
+    Reserved,
     Sums,
     allow,
+    charge_idle,
     charge_pods,
     charge_reading,
     charge_vanished,
     retire,
+    settle,
     unread_usd,
     vanished,
     vanished_limits,
@@ -47,7 +51,7 @@ from spillway.ledger import (
 from spillway.ledger.external import Outcome
 from spillway.ledger.reader import GatewayPod, Page, Reader, ReadingFailed, Round
 from spillway.ledger.store import LedgerConflict, LedgerGone, LedgerStore, due
-from spillway.observe import cluster, money
+from spillway.observe import cluster, money, pools
 from spillway.observe.cluster import of_pool, requested
 from spillway.observe.money import Money
 from spillway.observe.objects import Objects, condition, seconds
@@ -82,8 +86,14 @@ class Treasury:
     """Holds the book and the view of it that decisions use."""
 
     def __init__(
-        self, core: CoreV1Api, objects: Objects, settings: OperatorSettings, on_threshold: Callable[[], None]
+        self,
+        core: CoreV1Api,
+        objects: Objects,
+        settings: OperatorSettings,
+        on_threshold: Callable[[], None],
+        adjustments: AdjustmentWatch | None = None,
     ) -> None:
+        self._adjustments = adjustments
         self._store = LedgerStore(core, settings.namespace)
         self._objects = objects
         self._settings = settings
@@ -218,8 +228,11 @@ class Treasury:
         return sum((a.usd for k, a in sums.items() if k.source == "external" and k.supplier == provider), ZERO)
 
     async def _round(self, found: Round) -> None:
-        """One reading of all gateways: charge, look at the budgets, tell if a limit moved, write if it is time."""
+        """One reading of all gateways: charge, look at the budgets, tell if a limit moved, write if it is time. What
+        people ask to be adjusted goes first: where that finds that somebody else wrote, what was read is charged to
+        theirs."""
         now, before = datetime.now(UTC), self.view
+        await self._adjust(now)
         providers = valid(ExternalProvider, self._objects.externalproviders)
         prices = money.prices(providers)
         for reading in found.readings:
@@ -228,6 +241,7 @@ class Treasury:
                 self._take(charge_reading(self.book, reading.pod, page.process, page.samples, prices, reading.at))
         self._look_at_providers(found, providers, now)
         self._take(charge_pods(self.book, self._gpu_pods(), self._pool_prices(), now))
+        self.book = charge_idle(self.book, self._reserved(), now)
         view = self._assess(found, now, before)
         # In a leader's first round only its own view tells what those who do not answer may have spent.
         unheard = bool(found.failures) and not before.needs
@@ -264,6 +278,23 @@ class Treasury:
             if held != before.get(name):
                 words = held.message if held else "it answers again"
                 log.warning("provider", extra={"provider": name, "words": words})
+
+    async def _adjust(self, now: datetime) -> None:
+        """Settle what people ask to be adjusted. It counts once it is stored: else a credit could be spent that a later
+        leader knows nothing of."""
+        if self._adjustments is None:
+            return
+        before = self.book
+        done = settle(self.book, self._adjustments.requests, now)
+        if done.settled:
+            self.book = done.book
+            await self._write_quietly(force=True)
+            if self.book is not self._written:
+                self.book = before
+                return
+            if any(self.book.adjustments.get(ref) != one for ref, one in done.settled.items()):
+                return  # somebody else wrote: what is stored counts, and the next round settles by it
+        await self._adjustments.tell(done)
 
     async def _vouched(self, found: Round, view: Money) -> Money:
         """The view, once the stored ledger knows all that its caps may let a gateway process have in flight: whoever
@@ -409,4 +440,11 @@ class Treasury:
         return {
             name: PoolPrice(pool.spec.price.usd_per_gpu_hour, round(pool.spec.price.minimum_billing_seconds))
             for name, pool in valid(GPUPool, self._objects.gpupools).items()
+        }
+
+    def _reserved(self) -> dict[str, Reserved]:
+        return {
+            name: Reserved(pools.unclaimed(pool, self._objects), pool.spec.price.usd_per_gpu_hour)
+            for name, pool in valid(GPUPool, self._objects.gpupools).items()
+            if pool.spec.price.billing == "Reserved"
         }

@@ -1,15 +1,17 @@
 """The ledger: token counters and pod lifetimes become dollars, dollars are held against budgets.
 
-`book` is the state (a value), `external` and `gpu` charge it, `budgets` reads it for a policy, `caps` says how many
-requests may be in flight so that no budget is passed by more than its bound, `codec` makes it JSON: all pure.
+`book` is the state (a value), `external`, `gpu` and `reserved` charge it, `settle` corrects it, `budgets` reads it for
+a policy, `caps` says how many requests may be in flight so that no budget is passed by more than its bound, `codec`
+makes it JSON: all pure.
 The shell is `reader`, which reads every gateway's counters each two seconds, and `store`, which keeps the book in
 the one ledger object. Both are imported by their own names, so that the pure half needs no Kubernetes client.
 """
 
 from __future__ import annotations
 
-from .book import Amount, Book, Charged, Key, Pair, Process, ProviderModel, fold, total
-from .budgets import Budget, BudgetStatus, Policy, TopUp, UnknownTimeZone, period_end, period_start, statement
+from .adjustment import Adjustment, BadAdjustment, Settled
+from .book import IDLE, Amount, Book, Charged, Key, Pair, Process, ProviderModel, fold, total
+from .budgets import Budget, BudgetStatus, Policy, TopUp, period_end, period_start, statement
 from .caps import (
     Grant,
     Limit,
@@ -30,10 +32,16 @@ from .codec import CorruptLedger, decode, encode
 from .external import EgressSample, allow, charge_reading, charge_vanished, retire, unread_usd, vanished
 from .gpu import PodUsage, PoolPrice, charge_pods
 from .price import Price, Rates, Tier, cost_usd
+from .reserved import Reserved, charge_idle
+from .settle import Settlement, settle
 from .sums import Sums
+from .zones import UnknownTimeZone
 
 __all__ = [
+    "IDLE",
+    "Adjustment",
     "Amount",
+    "BadAdjustment",
     "Book",
     "Budget",
     "BudgetStatus",
@@ -52,6 +60,9 @@ __all__ = [
     "Process",
     "ProviderModel",
     "Rates",
+    "Reserved",
+    "Settled",
+    "Settlement",
     "Slot",
     "Sums",
     "Tier",
@@ -60,6 +71,7 @@ __all__ = [
     "UnknownTimeZone",
     "allow",
     "caps",
+    "charge_idle",
     "charge_pods",
     "charge_reading",
     "charge_vanished",
@@ -75,6 +87,7 @@ __all__ = [
     "period_end",
     "period_start",
     "retire",
+    "settle",
     "slot",
     "statement",
     "total",

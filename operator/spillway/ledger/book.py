@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
+from .adjustment import Settled
 from .price import Price
 
 Source = Literal["external", "gpu"]
@@ -34,16 +35,27 @@ BOUNDARY_DAYS: Final = 35
 """The first and the last UTC day of a month stay in quarter-hours this long: the current month began in one of them."""
 DAYS_KEPT: Final = 40
 MONTHS_KEPT_DAYS: Final = 400
+SETTLED_KEPT: Final = timedelta(days=MONTHS_KEPT_DAYS + 62)
+"""Longer than any day that may still be adjusted: what was settled is never settled again."""
+IDLE: Final = "(idle)"
+"""Namespace and deployment of reserved GPUs that nobody uses: no name that an object may have."""
 
 
 class Key(NamedTuple):
-    """Who spent: `supplier` is the ExternalProvider (source external) or the GPUPool (source gpu)."""
+    """Who spent: `supplier` is the ExternalProvider (source external) or the GPUPool (source gpu). `adjustment` is the
+    id of a correction, which is an amount of its own beside what it corrects: what was charged is never rewritten."""
 
     namespace: str
     deployment: str
     source: Source
     supplier: str
     model: str
+    adjustment: str = ""
+
+    @property
+    def charged(self) -> Key:
+        """What a correction corrects; itself, where it is none."""
+        return self._replace(adjustment="")
 
 
 class Span(NamedTuple):
@@ -103,17 +115,29 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """Dollars and tokens; `estimated_usd` is the part of `usd` that no meter has confirmed."""
+    """Dollars, and what was had for them: tokens from a provider, seconds of a GPU from a pool. `estimated_usd` is the
+    part of `usd` that no meter has confirmed."""
 
     usd: Decimal = ZERO
     tokens: int = 0
     estimated_usd: Decimal = ZERO
+    gpu_seconds: int = 0
 
     def __add__(self, other: Amount) -> Amount:
-        return Amount(self.usd + other.usd, self.tokens + other.tokens, self.estimated_usd + other.estimated_usd)
+        return Amount(
+            self.usd + other.usd,
+            self.tokens + other.tokens,
+            self.estimated_usd + other.estimated_usd,
+            self.gpu_seconds + other.gpu_seconds,
+        )
 
     def __sub__(self, other: Amount) -> Amount:
-        return Amount(self.usd - other.usd, self.tokens - other.tokens, self.estimated_usd - other.estimated_usd)
+        return Amount(
+            self.usd - other.usd,
+            self.tokens - other.tokens,
+            self.estimated_usd - other.estimated_usd,
+            self.gpu_seconds - other.gpu_seconds,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +177,19 @@ class PodMark:
     closed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class IdleMark:
+    """Up to where a pool's reserved GPUs have been charged as idle: `gpus` are paid and not held by strangers.
+
+    `gpu_seconds` were idle at this price: cost is computed from their sum and charged by difference, as of a pod.
+    """
+
+    gpus: int
+    usd_per_gpu_hour: Decimal
+    until: int
+    gpu_seconds: int = 0
+
+
 @dataclass(frozen=True)
 class Book:
     """The whole state of the ledger. `minutes` holds only the last `BURN_MINUTES` and only feeds the burn rate."""
@@ -166,6 +203,10 @@ class Book:
     pods: Mapping[str, PodMark] = field(default_factory=dict)
     learned: Mapping[ProviderModel, Learned] = field(default_factory=dict)
     prices: Mapping[ProviderModel, Price] = field(default_factory=dict)
+    adjustments: Mapping[str, Settled] = field(default_factory=dict)
+    """What came of each request to adjust, by its id: the history. That one was applied is known by its amount, too."""
+    idle: Mapping[str, IdleMark] = field(default_factory=dict)
+    """By pool with reserved GPUs."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +314,8 @@ def coarse_span(span: Span, now: datetime, quarters: int = 1) -> Span:
 
 
 def fold(book: Book, now: datetime, quarters: int = 1) -> Book:
-    """The book with old buckets made coarser and those older than 13 months dropped. Totals stay the same."""
+    """The book with old buckets made coarser and those older than 13 months dropped, and what was settled before.
+    Totals stay the same."""
     spans: dict[Span, dict[Key, Amount]] = {}
     changed = False
     for span, bucket in book.spans.items():
@@ -285,6 +327,9 @@ def fold(book: Book, now: datetime, quarters: int = 1) -> Book:
         merged = spans.setdefault(target, {})
         for key, amount in bucket.items():
             merged[key] = merged[key] + amount if key in merged else amount
+    settled = {ref: one for ref, one in book.adjustments.items() if now - one.at <= SETTLED_KEPT}
+    if len(settled) < len(book.adjustments):
+        book = replace(book, adjustments=settled)
     return replace(book, spans=spans) if changed else book
 
 

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Literal, NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from .book import ZERO, Amount, Book, Key, burn_usd_per_hour, within
 from .sums import Sums
+from .zones import zone_of
 
 Period = Literal["Day", "Month"]
 Scope = Literal["External", "GPU", "Total"]
-
-
-class UnknownTimeZone(ValueError):
-    """The policy names a time zone that the tz database does not know: the user's error."""
 
 
 class TopUp(NamedTuple):
@@ -179,16 +176,6 @@ def _passed(
             if spent >= amount:
                 return span.begins
     return None
-
-
-def zone_of(name: str) -> ZoneInfo:
-    """Raises UnknownTimeZone, in words for the user."""
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise UnknownTimeZone(
-            f"time zone {name!r} is not in the tz database; use a name such as Europe/Berlin"
-        ) from error
 
 
 def _midnight(day: date, zone: ZoneInfo) -> datetime:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final, TypeVar
 
+from .adjustment import NAMES, Adjustment, Settled
 from .book import (
     Amount,
     Book,
     Counter,
     Counts,
+    IdleMark,
     Key,
     Learned,
     Pair,
@@ -26,6 +29,8 @@ from .book import (
 from .price import Price, Rates, Tier
 
 VERSION: Final = 1
+CORRECTION: Final = re.compile(r"(.*) \(adjustment ([-._a-zA-Z0-9]+)\)", re.DOTALL)
+"""A correction's model and id, as a key has them: operators of before take it for another model and keep it."""
 
 K = TypeVar("K", bound=tuple[Any, ...])
 
@@ -46,10 +51,10 @@ def encode(book: Book) -> str:
     counter_index = {counter: index for index, counter in enumerate(counters)}
     document = {
         "version": VERSION,
-        "keys": keys,
+        "keys": [_key_row(key) for key in keys],
         "counters": [_counter_row(counter) for counter in counters],
         "spans": [
-            [*span, [[key_index[key], *_amount_row(bucket[key])] for key in sorted(bucket)]]
+            [*span, [[key_index[key], *_amount_row(key, bucket[key])] for key in sorted(bucket)]]
             for span, bucket in sorted(book.spans.items())
         ],
         "minutes": [
@@ -92,6 +97,10 @@ def encode(book: Book) -> str:
             for what, price in sorted(book.prices.items())
             for tier in price.tiers
         ],
+        "adjustments": [_settled_row(ref, settled) for ref, settled in sorted(book.adjustments.items())],
+        "idle": [
+            [pool, m.gpus, str(m.usd_per_gpu_hour), m.until, m.gpu_seconds] for pool, m in sorted(book.idle.items())
+        ],
     }
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
@@ -112,7 +121,7 @@ def decode(text: str) -> Book:
 
 
 def _book(document: Mapping[str, Any]) -> Book:
-    keys = [_names(Key, row) for row in document["keys"]]
+    keys = [_key(*row) for row in document["keys"]]
     if any(key.source not in ("external", "gpu") for key in keys):
         raise ValueError("a key's source is neither external nor gpu")
     counters = [_counter(row) for row in document["counters"]]
@@ -125,8 +134,8 @@ def _book(document: Mapping[str, Any]) -> Book:
     return Book(
         spans={
             Span(_whole(start), _whole(quarters)): {
-                _at(keys, index): Amount(_usd(usd), _whole(tokens), _usd(estimated))
-                for index, usd, tokens, estimated in rows
+                (key := _at(keys, index)): _amount(key, _usd(usd), _whole(quantity), _usd(estimated))
+                for index, usd, quantity, estimated in rows
             }
             for start, quarters, rows in document["spans"]
         },
@@ -153,6 +162,13 @@ def _book(document: Mapping[str, Any]) -> Book:
             for row in document["learned"]
         },
         prices=_prices(document),
+        # Those who know neither of the two drop both: what was applied is still known by its amount, and idle GPUs
+        # are charged from when they are seen again.
+        adjustments=dict(_settled(*row) for row in document.get("adjustments", [])),
+        idle={
+            _text(pool): IdleMark(_whole(gpus), _usd(price), _whole(until), _whole(gpu_seconds))
+            for pool, gpus, price, until, gpu_seconds in document.get("idle", [])
+        },
     )
 
 
@@ -168,8 +184,38 @@ def _counter(row: list[Any]) -> Counter:
     return Counter(namespace, deployment, provider, model, outcome, int(tier or 0))
 
 
-def _amount_row(amount: Amount) -> list[str | int]:
-    return [str(amount.usd), amount.tokens, str(amount.estimated_usd)]
+def _key_row(key: Key) -> list[str]:
+    *names, model, ref = key
+    return [*names, f"{model} (adjustment {ref})" if ref else model]
+
+
+def _key(*names: Any) -> Key:
+    key = _names(Key, [*names])
+    if len(names) != len(Key._fields) - 1:
+        raise ValueError(f"a key has {len(names)} names")
+    correction = CORRECTION.fullmatch(key.model)
+    return key._replace(model=correction[1], adjustment=correction[2]) if correction else key
+
+
+def _amount_row(key: Key, amount: Amount) -> list[str | int]:
+    """The quantity is what the source sells: tokens, or seconds of a GPU."""
+    return [str(amount.usd), amount.gpu_seconds if key.source == "gpu" else amount.tokens, str(amount.estimated_usd)]
+
+
+def _amount(key: Key, usd: Decimal, quantity: int, estimated: Decimal) -> Amount:
+    return Amount(usd, 0, estimated, quantity) if key.source == "gpu" else Amount(usd, quantity, estimated)
+
+
+def _settled_row(ref: str, settled: Settled) -> list[Any]:
+    row = [ref, settled.adjustment.document(), settled.at.isoformat(), str(settled.usd)]
+    return [*row, settled.refusal] if settled.refusal else row
+
+
+def _settled(ref: Any, document: Mapping[str, Any], at: Any, usd: Any, refusal: Any = "") -> tuple[str, Settled]:
+    usd_asked, to = (_usd(document[name]) if name in document else None for name in ("usd", "to"))
+    names = {name: _text(document[name]) for name in ("day", *NAMES, "reason", "by")}
+    adjustment = Adjustment(**names, usd=usd_asked, to=to, time_zone=_text(document["timeZone"]))
+    return _text(ref), Settled(adjustment, _moment(at), _usd(usd), _text(refusal))
 
 
 def _pod(keys: list[Key], row: list[Any]) -> PodMark:

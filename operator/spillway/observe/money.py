@@ -10,6 +10,7 @@ from decimal import Decimal
 from spillway import api
 from spillway.api import CostPolicy, ExternalProvider, MoEDeployment
 from spillway.ledger import (
+    IDLE,
     Book,
     Budget,
     BudgetStatus,
@@ -135,7 +136,7 @@ def assess(
     `disabled`: of providers that refuse everything, how many requests a deployment may still have in flight there (0,
     or 1 as a trial), and why in words. `sums` have followed the book so far."""
     disabled, sums = disabled or {}, sums or Sums()
-    namespaces = sorted({m.metadata.namespace for m in moes} | sums.of(book).keys())
+    namespaces = sorted({m.metadata.namespace for m in moes} | sums.of(book).keys() - {IDLE})
     own = {name: ledger_policy(policy, namespaces, objects) for name, policy in sorted(policies.items())}
     stated = {name: statement(book, policy, now, sums) for name, policy in own.items()}
     all_limits: list[Limit] = []

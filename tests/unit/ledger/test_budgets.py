@@ -17,11 +17,11 @@ from spillway.ledger.budgets import (
     Policy,
     Scope,
     TopUp,
-    UnknownTimeZone,
     period_end,
     period_start,
     statement,
 )
+from spillway.ledger.zones import UnknownTimeZone
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 ZAI = Key("chat", "glm-5", "external", "zai", "glm-5")
