@@ -172,6 +172,18 @@ def _book(document: Mapping[str, Any]) -> Book:
     )
 
 
+def _counter_row(counter: Counter) -> list[str]:
+    """The tier stands in the outcome, so that the row is one that every version can read."""
+    *names, outcome, tier = counter
+    return [*names, f"{outcome}:{tier}" if tier else outcome]
+
+
+def _counter(row: list[Any]) -> Counter:
+    namespace, deployment, provider, model, label = (_text(name) for name in row)
+    outcome, _, tier = label.partition(":")
+    return Counter(namespace, deployment, provider, model, outcome, int(tier or 0))
+
+
 def _key_row(key: Key) -> list[str]:
     *names, model, ref = key
     return [*names, f"{model} (adjustment {ref})" if ref else model]
@@ -204,18 +216,6 @@ def _settled(ref: Any, document: Mapping[str, Any], at: Any, usd: Any, refusal: 
     names = {name: _text(document[name]) for name in ("day", *NAMES, "reason", "by")}
     adjustment = Adjustment(**names, usd=usd_asked, to=to, time_zone=_text(document["timeZone"]))
     return _text(ref), Settled(adjustment, _moment(at), _usd(usd), _text(refusal))
-
-
-def _counter_row(counter: Counter) -> list[str]:
-    """The tier stands in the outcome, so that the row is one that every version can read."""
-    *names, outcome, tier = counter
-    return [*names, f"{outcome}:{tier}" if tier else outcome]
-
-
-def _counter(row: list[Any]) -> Counter:
-    namespace, deployment, provider, model, label = (_text(name) for name in row)
-    outcome, _, tier = label.partition(":")
-    return Counter(namespace, deployment, provider, model, outcome, int(tier or 0))
 
 
 def _pod(keys: list[Key], row: list[Any]) -> PodMark:

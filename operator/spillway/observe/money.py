@@ -136,7 +136,7 @@ def assess(
     `disabled`: of providers that refuse everything, how many requests a deployment may still have in flight there (0,
     or 1 as a trial), and why in words. `sums` have followed the book so far."""
     disabled, sums = disabled or {}, sums or Sums()
-    namespaces = sorted({m.metadata.namespace for m in moes} | (sums.of(book).keys() - {IDLE}))
+    namespaces = sorted({m.metadata.namespace for m in moes} | sums.of(book).keys() - {IDLE})
     own = {name: ledger_policy(policy, namespaces, objects) for name, policy in sorted(policies.items())}
     stated = {name: statement(book, policy, now, sums) for name, policy in own.items()}
     all_limits: list[Limit] = []
