@@ -1,4 +1,4 @@
-"""Entries of the gateways' access log: one for each attempt at a provider, with what it cost and nothing of what it said.
+"""Entries of the gateways' log: one for each attempt at a provider, with what it cost and nothing of what it said.
 
 Envoy sends them as OpenTelemetry logs, whose attributes are those that `metering.egress_log` names and no others.
 """
@@ -78,7 +78,9 @@ def _attempt(values: dict[str, str]) -> Attempt | None:
     if not outcome or "/" not in deployment:
         return None
     counted = outcome in ("metered", "doubtful")  # else Envoy has numbers that were not told, or cannot be
-    tokens = [(numbers[key] or 0) if counted else 0 for key in ("prompt", "completion", "cached", "cache_write")]
+    prompt, completion, cached, cache_write = tokens = [
+        (numbers[key] or 0) if counted else 0 for key in ("prompt", "completion", "cached", "cache_write")
+    ]
     if not all(0 <= count <= MOST_TOKENS for count in tokens):
         return None
     return Attempt(
@@ -88,7 +90,10 @@ def _attempt(values: dict[str, str]) -> Attempt | None:
         model,
         outcome,
         above,
-        *tokens,
+        prompt,
+        completion,
+        cached,
+        cache_write,
         request_bytes=numbers["request_bytes"] or 0,
         response_bytes=numbers["response_bytes"] or 0,
         duration_ms=numbers["duration_ms"] or 0,

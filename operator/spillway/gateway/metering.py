@@ -63,7 +63,7 @@ def _rule(path: tuple[str, ...], target: Mapping[str, str]) -> Fields:
 
 
 def egress_log(egress: Egress, node: GatewayNode) -> list[Fields]:
-    """Counters per (deployment, provider, model, outcome), and an entry of the detail by the same conditions, at the end
+    """Counters per (deployment, provider, model, outcome), and an entry of the log by the same conditions, at the end
     of each attempt that was sent out. Usage counts by the price tier that its prompt falls in."""
     tags = {
         "deployment": "%METADATA(ROUTE:spillway:deployment)%",

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from spillway.gateway import ads
+from spillway.gateway import ads, entries
 from spillway.gateway.ads import AdsServer
 from spillway.gateway.desired import Desired
 from spillway.gateway.entries import Attempt
@@ -49,7 +49,7 @@ async def test_each_attempt_is_told_with_what_it_used_and_nothing_it_said(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw: list[bytes] = []
-    parse = ads.attempts
+    parse = entries.attempts
 
     def recorded(export: Any) -> Any:
         raw.append(export.SerializeToString())
