@@ -68,6 +68,7 @@ ILLS: dict[str, dict[str, str | None]] = {
     },
     "SpillwayNoReplicaAnswers": {'up{namespace="chat",deployment="glm-5",pod="glm-5-0"}': "1x30 0x170"},
     "SpillwayBudgetSpent": {'spillway_budget_remaining_usd{policy="assist",budget="api-day"}': "40-1x200"},
+    "SpillwayLedgerDrift": {'spillway_ledger_drift_ratio{provider="zai"}': "0x30 0.01x170"},
     "SpillwayProviderDisabled": {'spillway_provider_disabled{provider="zai",reason="QuotaSpent"}': "_x30 1x170"},
     "SpillwayProviderFails": {
         'envoy_spillway_egress_errors{provider="zai",model="glm-5",why="throttled"}': "0+300x200",
