@@ -20,7 +20,6 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
     "ExternalProvider": {
         "spec.models[].price.cacheWrite": None,
         "spec.models[].price.tiers": (),
-        "spec.limits.requestsPerMinute": None,
         "spec.limits.tokensPerMinute": None,
     },
     "CostPolicy": {

@@ -16,6 +16,7 @@ from spillway.gateway.authority import Identity
 from spillway.gateway.bootstrap import node_from_metadata
 from spillway.gateway.desired import Desired, GatewayNode
 from spillway.gateway.quarantine import Quarantine, Rejection
+from spillway.gateway.rates import Rates, RateShares
 from spillway.gateway.runtime_stream import RuntimeStream
 from spillway.gateway.session import Session, Target
 from spillway.gateway.share import share
@@ -50,7 +51,8 @@ class AdsServer:
         self._layers: list[RuntimeStream] = []
         self._quarantine = Quarantine()
         self._renderer = resources.Renderer()
-        self._rendered: dict[GatewayNode, resources.Rendered] = {}
+        self._rendered: dict[GatewayNode, tuple[Rates, resources.Rendered]] = {}
+        self._rates = RateShares()
         self._shares: dict[str, dict[str, int]] = {}
         self._synced = asyncio.Condition()
         self._server: Any = None
@@ -153,11 +155,27 @@ class AdsServer:
                 load = {process: self._in_flight.get(process, {}).get(cluster, 0) for process in processes}
                 for process, part in share(total, load).items():
                     self._shares[process][cluster] = part
+        limits = {p.name: p.requests_per_minute for p in self._desired.providers if p.requests_per_minute is not None}
+        self._rates.share_out(limits, {process: self._at_providers(process) for process in processes})
+
+    def _at_providers(self, process: str) -> dict[str, int]:
+        """Requests of the process in flight at each provider."""
+        found: dict[str, int] = {}
+        for cluster, count in self._in_flight.get(process, {}).items():
+            if (provider := names.provider_of(cluster)) is not None:
+                found[provider] = found.get(provider, 0) + count
+        return found
 
     def _target(self, node: GatewayNode) -> Target:
-        if node not in self._rendered:
-            self._rendered[node] = self._renderer.render(self._desired, node)
-        return Target(self._generation, self._rendered[node])
+        rates = self._rates.of(node.process)
+        if node not in self._rendered or self._rendered[node][0] != rates:
+            self._rendered[node] = rates, self._renderer.render(self._desired, node, rates)
+        return Target(self._generation, self._rendered[node][1], rates)
+
+    def _session_synced(self, session: Session) -> None:
+        if self._rates.acknowledged(session.node.process, session.synced_rates):
+            self._changed()  # what it gave up is another one's
+        self._notify()
 
     def _layer_content(self, process: str, layer: str) -> tuple[int, Mapping[str, int]]:
         wanted = runtime.layers(self._desired, self._shares.get(process, {}))
@@ -174,7 +192,7 @@ class AdsServer:
         if first is None:
             return
         node = node_from_metadata(first.node)
-        session = Session(node, lambda: self._target(node), self._quarantine, self._notify)
+        session = Session(node, lambda: self._target(node), self._quarantine, lambda: self._session_synced(session))
         self._sessions.append(session)
         self._changed()
         log.info("gateway connected", extra={"gateway": node.name, "gateway_process": node.process})

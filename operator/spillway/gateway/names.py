@@ -53,12 +53,27 @@ def external_cluster(pair: Pair, deployment: str) -> str:
     return f"ext|{pair[0]}|{pair[1]}|{deployment}"
 
 
+def provider_of(cluster: str) -> str | None:
+    """Whose an `external_cluster` is; None of another one."""
+    kind, _, rest = cluster.partition("|")
+    return rest.partition("|")[0] if kind == "ext" else None
+
+
 def egress_listener(pair: Pair) -> str:
     return f"egress|{pair[0]}|{pair[1]}"
 
 
 def egress_cluster(pair: Pair) -> str:
     return f"to|{egress_listener(pair)}"
+
+
+def rate_listener(provider: str) -> str:
+    """Where a gateway process counts its requests to a provider that takes only so many a minute."""
+    return f"rate|{provider}"
+
+
+def rate_cluster(provider: str) -> str:
+    return f"to|{rate_listener(provider)}"
 
 
 def chain_cluster(members: Sequence[str]) -> str:
