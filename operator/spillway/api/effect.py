@@ -30,7 +30,7 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
 """By kind: paths of the spec, each with the value that asks for nothing but what happens anyway."""
 
 STATUS_NOT_YET: Mapping[str, frozenset[str]] = {
-    "MoEDeployment": frozenset({"status.spill.leaseUntil"}),
+    "MoEDeployment": frozenset(),
     "GPUPool": frozenset(),
     "ExternalProvider": frozenset({"status.timeToFirstToken"}),
     "CostPolicy": frozenset(),

@@ -186,7 +186,8 @@ class Operator:
     async def _work(self) -> None:
         settings, queue = self._settings, WorkQueue()
         prometheus = Prometheus(settings.prometheus_url)
-        treasury = Treasury(client.CoreV1Api(self._api), self._objects, settings, self._wake)
+        core = client.CoreV1Api(self._api)
+        treasury = Treasury(core, self._objects, settings, self._wake, leases=lambda: ads.leases())
         certificates = Certificates(self._kube, settings.namespace, self._metrics)
         # A leader that is not sure to lead, or does not see what is spent, renews nobody's permission to spend.
         ads = AdsServer(

@@ -41,6 +41,9 @@ ROUTED_LATE = "model|"
 """Before the name of a route by model, in the label `route`: its requests had no such label when they came in."""
 
 
+_LIMIT_PREFIX, _LIMIT_SUFFIX = "circuit_breakers.", ".default.max_requests"
+
+
 def deployment_id(namespace: str, name: str) -> str:
     return f"{namespace}/{name}"
 
@@ -122,4 +125,11 @@ def routed_key(deployment: str, pair: Pair) -> str:
 
 def limit_key(cluster: str) -> str:
     """Runtime key of a cluster's in-flight limit (Envoy's circuit breaker)."""
-    return f"circuit_breakers.{cluster}.default.max_requests"
+    return f"{_LIMIT_PREFIX}{cluster}{_LIMIT_SUFFIX}"
+
+
+def limited_cluster(key: str) -> str | None:
+    """The cluster whose `limit_key` this is; None of another key."""
+    if not key.startswith(_LIMIT_PREFIX):
+        return None
+    return key.removeprefix(_LIMIT_PREFIX).removesuffix(_LIMIT_SUFFIX)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from spillway.gateway.share import share
+from spillway.gateway.share import growing, share
 
 Rates = Mapping[str, int]
 """Requests per minute by provider, of one process."""
@@ -61,11 +61,6 @@ class RateShares:
     def _divide(self, provider: str, limit: int, wanted: Mapping[str, int]) -> None:
         before = self._held.get(provider, {})
         held = {process: before.get(process, 0) for process in wanted}  # one that is gone holds nothing
-        given = {process: min(part, held[process]) for process, part in wanted.items()}
-        free = limit - sum(held.values())
-        for process, part in sorted(wanted.items()):
-            more = min(part - held[process], free)
-            if more > 0:
-                given[process] = held[process] = held[process] + more
-                free -= more
-        self._given[provider], self._held[provider] = given, held
+        given = growing(limit, wanted, held)
+        self._given[provider] = given
+        self._held[provider] = {process: max(has, given[process]) for process, has in held.items()}

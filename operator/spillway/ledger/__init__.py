@@ -1,7 +1,8 @@
 """The ledger: token counters and pod lifetimes become dollars, dollars are held against budgets.
 
 `book` is the state (a value), `external` and `gpu` charge it, `budgets` reads it for a policy, `caps` says how many
-requests may be in flight so that no budget is passed by more than its bound, `codec` makes it JSON: all pure.
+requests may be in flight so that no budget is passed by more than its bound, `exposure` what they may still cost,
+`codec` makes it JSON: all pure.
 The shell is `reader`, which reads every gateway's counters each two seconds, and `store`, which keeps the book in
 the one ledger object. Both are imported by their own names, so that the pure half needs no Kubernetes client.
 """
@@ -13,13 +14,9 @@ from .budgets import Budget, BudgetStatus, Policy, TopUp, UnknownTimeZone, perio
 from .caps import (
     Grant,
     Limit,
-    Need,
-    Slot,
-    Timing,
     caps,
     grant,
     greatest_cost,
-    lease_seconds,
     limits,
     max_input_tokens,
     slot,
@@ -27,10 +24,12 @@ from .caps import (
     why_none,
 )
 from .codec import CorruptLedger, decode, encode
-from .external import EgressSample, allow, charge_reading, charge_vanished, cost_usd, retire, unread_usd, vanished
+from .exposure import LEASES_SECONDS, Exposure, Need, Slot, Timing
+from .external import EgressSample, allow, charge_reading, charge_vanished, cost_usd, lend, retire, unread_usd, vanished
 from .gpu import PodUsage, PoolPrice, charge_pods
 
 __all__ = [
+    "LEASES_SECONDS",
     "Amount",
     "Book",
     "Budget",
@@ -38,6 +37,7 @@ __all__ = [
     "Charged",
     "CorruptLedger",
     "EgressSample",
+    "Exposure",
     "Grant",
     "Key",
     "Limit",
@@ -64,7 +64,7 @@ __all__ = [
     "fold",
     "grant",
     "greatest_cost",
-    "lease_seconds",
+    "lend",
     "limits",
     "max_input_tokens",
     "period_end",

@@ -165,6 +165,9 @@ class Book:
     caps: Mapping[Process, Mapping[Pair, int]] = field(default_factory=dict)
     """Requests in flight that each gateway process has been allowed at most since its watermark, or a little more:
     what a process is charged by if it vanishes, also by a leader who has never known its limits."""
+    leases: Mapping[Process, int] = field(default_factory=dict)
+    """Seconds that each gateway process may go on spending without word, where that is more than the shortest lease:
+    what a leader counts who has not been told yet what the process has."""
     pods: Mapping[str, PodMark] = field(default_factory=dict)
     learned: Mapping[ProviderModel, Learned] = field(default_factory=dict)
     prices: Mapping[ProviderModel, Price] = field(default_factory=dict)

@@ -63,6 +63,7 @@ def encode(book: Book) -> str:
             [*owner, [[*pair, cap] for pair, cap in sorted(caps.items()) if cap]]
             for owner, caps in sorted(book.caps.items())
         ],
+        "leases": [[*owner, seconds] for owner, seconds in sorted(book.leases.items())],
         "pods": [
             [uid, key_index[m.key], m.gpus, str(m.usd_per_gpu_hour), m.minimum_seconds, m.scheduled, m.segment, m.until]
             + ([True] if m.closed else [])
@@ -120,6 +121,9 @@ def _book(document: Mapping[str, Any]) -> Book:
         caps={
             _names(Process, [pod, process]): {_names(Pair, names): _whole(cap) for *names, cap in rows}
             for pod, process, rows in document.get("caps", [])
+        },
+        leases={
+            _names(Process, [pod, process]): _whole(seconds) for pod, process, seconds in document.get("leases", [])
         },
         pods={_text(uid): _pod(keys, row) for uid, *row in document["pods"]},
         learned={

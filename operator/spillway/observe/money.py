@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
+from typing import NamedTuple
 
 from spillway import api
 from spillway.api import CostPolicy, ExternalProvider, MoEDeployment
 from spillway.ledger import (
+    LEASES_SECONDS,
     Book,
     Budget,
     BudgetStatus,
@@ -25,17 +27,26 @@ from spillway.ledger import (
     TopUp,
     caps,
     grant,
-    lease_seconds,
     limits,
     max_input_tokens,
     slot,
     statement,
     why_none,
 )
-from spillway.ledger.caps import LEASES_SECONDS
 from spillway.observe.objects import Objects
 
 BODY_BYTES = 16 * 2**20  # the gateway takes no larger request
+
+
+class Leased(NamedTuple):
+    """Requests in flight that gateways may have, and the longest lease by which."""
+
+    cap: int
+    seconds: int
+
+
+NO_LEASE = Leased(0, 0)
+NOTHING_LEASED: Mapping[Pair, Leased] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +116,10 @@ def assess(
     unread_usd: Decimal,
     now: datetime,
     timing: Timing,
+    leased: Mapping[Pair, Leased] = NOTHING_LEASED,
 ) -> Money:
-    """Budgets, caps and leases at `now`. `unread_usd`: what gateways that do not answer may have spent unseen."""
+    """Budgets, caps and leases at `now`. `unread_usd`: what gateways that do not answer may have spent unseen.
+    `leased`: what gateways may still hold by a lease longer than the shortest."""
     namespaces = sorted({m.metadata.namespace for m in moes} | {k.namespace for s in book.spans.values() for k in s})
     own = {name: ledger_policy(policy, namespaces, objects) for name, policy in sorted(policies.items())}
     stated = {name: statement(book, policy, now) for name, policy in own.items()}
@@ -122,6 +135,9 @@ def assess(
             in_flight=in_flight.get(pair, 0),
             previous_cap=previous_caps.get(pair, 0),
             most=providers[pair.provider].spec.limits.concurrent,
+            per_minute=providers[pair.provider].spec.limits.requests_per_minute,
+            leased_cap=leased.get(pair, NO_LEASE).cap,
+            leased_seconds=leased.get(pair, NO_LEASE).seconds,
         )
         for pair, costs in sorted(pairs(moes, providers, timing).items())
     )
@@ -152,6 +168,5 @@ def _lease(
         if namespace not in own[name].namespaces:
             continue
         at_once = policies[name].spec.when_operator_lost == "StopAtOnce"
-        lease = LEASES_SECONDS[0] if at_once else lease_seconds(granted.spare_usd, granted.max_burn_usd_per_hour)
-        leases.append(lease)
+        leases.append(LEASES_SECONDS[0] if at_once else granted.lease_seconds)
     return min(leases) if len(leases) > 1 else LEASES_SECONDS[0]

@@ -54,6 +54,7 @@ books = st.builds(
         ),
         max_size=3,
     ),
+    leases=st.dictionaries(st.builds(Process, names, names), whole, max_size=2),
     pods=st.dictionaries(
         names, st.builds(PodMark, keys, whole, money, whole, whole, whole, whole, st.booleans()), max_size=3
     ),

@@ -13,7 +13,7 @@ from spillway.decide.snapshot import Deployment, ProviderOption, Settings
 from spillway.ledger import Book, Pair, Timing
 from spillway.ledger.book import Amount, Entry, Key, add
 from spillway.observe import Objects, Resolved, take
-from spillway.observe.money import Money, assess
+from spillway.observe.money import Leased, Money, assess
 from spillway.observe.resolve import valid
 from spillway.observe.snapshot import (
     ProviderHealth,
@@ -106,6 +106,26 @@ def test_lease(when_lost: str, expected: int) -> None:
         whenOperatorLost=when_lost,
     )
     assert assessed(own=policies(rich)).lease_seconds["chat"] == expected
+
+
+def test_a_limit_of_requests_lengthens_the_lease() -> None:
+    """Of $400: one request costs at most a cent, but 64 slots could burn $2,100 in an hour."""
+    [plain], [limited] = assessed().needs, assessed(offered=providers(limits__requestsPerMinute=60)).needs
+    assert (plain.per_minute, limited.per_minute) == (None, 60)
+    assert assessed().lease_seconds["chat"] == 300
+    assert assessed(offered=providers(limits__requestsPerMinute=60)).lease_seconds["chat"] == 3600
+    pinned = policies(example("CostPolicy", "team", whenOperatorLost="StopAtOnce"))
+    assert assessed(own=pinned, offered=providers(limits__requestsPerMinute=60)).lease_seconds["chat"] == 15
+    by_two = policies(example("CostPolicy", "team"), example("CostPolicy", "tight", budgets=[
+        {"name": "day", "period": "Day", "amount": "5"}]))  # fmt: skip
+    assert assessed(own=by_two, offered=providers(limits__requestsPerMinute=60)).lease_seconds["chat"] < 3600
+
+
+def test_a_lease_that_gateways_still_hold_is_in_the_needs() -> None:
+    own, offered = policies(), providers()
+    money = assess(Book(), own, moes(), offered, Objects(), {}, {}, Decimal(0), NOON, Timing(), {PAIR: Leased(7, 300)})
+    assert [(need.leased_cap, need.leased_seconds) for need in money.needs] == [(7, 300)]
+    assert money.grants["team", "day"].outstanding_usd > assessed().grants["team", "day"].outstanding_usd
 
 
 def test_no_budget_means_the_shortest_lease() -> None:
