@@ -24,7 +24,6 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
     },
     "CostPolicy": {
         "spec.spill.maxShare": None,
-        "spec.spill.maxPerHour": None,
     },
 }
 """By kind: paths of the spec, each with the value that asks for nothing but what happens anyway."""

@@ -27,9 +27,11 @@ from .codec import CorruptLedger, decode, encode
 from .exposure import LEASES_SECONDS, Exposure, Need, Slot, Timing
 from .external import EgressSample, allow, charge_reading, charge_vanished, cost_usd, lend, retire, unread_usd, vanished
 from .gpu import PodUsage, PoolPrice, charge_pods
+from .hourly import MAX_PER_HOUR, HourStatus, hour_limit, last_hour
 
 __all__ = [
     "LEASES_SECONDS",
+    "MAX_PER_HOUR",
     "Amount",
     "Book",
     "Budget",
@@ -39,6 +41,7 @@ __all__ = [
     "EgressSample",
     "Exposure",
     "Grant",
+    "HourStatus",
     "Key",
     "Limit",
     "Need",
@@ -64,6 +67,8 @@ __all__ = [
     "fold",
     "grant",
     "greatest_cost",
+    "hour_limit",
+    "last_hour",
     "lend",
     "limits",
     "max_input_tokens",

@@ -86,7 +86,8 @@ Stop = Literal["NoBudget", "Suspended", "BudgetSpent", "GatewayUnread", "Request
 @dataclass(frozen=True, slots=True)
 class Limit:
     """A budget that external spend of these namespaces comes out of. `unread_usd`: what gateways that exist but do not
-    answer may have spent since (`external.unread_usd`), beyond what `remaining` knows."""
+    answer may have spent since (`external.unread_usd`), beyond what `remaining` knows. `words`: what it is, where it is
+    no budget."""
 
     policy: str
     budget: str
@@ -96,6 +97,12 @@ class Limit:
     share: Decimal = DEFAULT_SHARE
     suspended: bool = False
     unread_usd: Decimal = ZERO
+    words: str = ""
+
+    @property
+    def what(self) -> str:
+        """For a sentence."""
+        return self.words or f"budget {self.budget} of CostPolicy {self.policy} (${self.amount})"
 
     @property
     def available_usd(self) -> Decimal:
@@ -206,20 +213,20 @@ def why_none(need: Need, limits: Iterable[Limit], timing: Timing) -> tuple[Stop,
             return "Suspended", f"CostPolicy {limit.policy} is suspended"
     for limit in own:
         if limit.remaining <= 0:
-            return "BudgetSpent", f"budget {limit.budget} of CostPolicy {limit.policy} (${limit.amount}) is spent"
+            return "BudgetSpent", f"{limit.what} is spent"
         if limit.available_usd <= 0:
             return "GatewayUnread", (
-                f"what is left of budget {limit.budget} of CostPolicy {limit.policy} (${limit.remaining:.4f}) may be "
-                f"spent: a gateway does not answer, and can have spent ${limit.unread_usd:.4f} since it last did"
+                f"what is left of {limit.what}, ${limit.remaining:.4f}, may be spent: a gateway does not answer, and "
+                f"can have spent ${limit.unread_usd:.4f} since it last did"
             )
     if need.wanted <= 0 or need.most <= 0:
         return "NotWanted", f"{where} is not asked for"
     tightest = min(own, key=lambda limit: (limit.available_usd + limit.bound_usd, limit.policy, limit.budget))
     least = Exposure([need], {need.pair: max(1, need.in_flight, need.previous_cap)}, timing).usd
     return "RequestTooDear", (
-        f"budget {tightest.budget} of CostPolicy {tightest.policy} has ${tightest.remaining:.4f} left, and what one "
-        f"request at a time to {where} may cost until it can be stopped is ${least:.4f} "
-        f"(${need.slot.greatest_usd:.4f} a request): lower max_tokens or the body limit, or raise the amount"
+        f"{tightest.what} has ${tightest.remaining:.4f} left, and what one request at a time to {where} may cost until "
+        f"it can be stopped is ${least:.4f} (${need.slot.greatest_usd:.4f} a request): lower max_tokens or the body "
+        "limit, or raise the amount"
     )
 
 

@@ -22,6 +22,7 @@ from .book import (
     ProviderModel,
     Span,
     Watermark,
+    hour_of,
 )
 
 VERSION: Final = 1
@@ -54,6 +55,9 @@ def encode(book: Book) -> str:
         "minutes": [
             [minute, [[key_index[key], str(bucket[key])] for key in sorted(bucket)]]
             for minute, bucket in sorted(book.minutes.items())
+        ],
+        "hour": [
+            [minute, sorted([n, str(usd)] for n, usd in spent.items())] for minute, spent in sorted(book.hour.items())
         ],
         "gateways": [
             [*owner, mark.read_at.isoformat(), [[counter_index[c], *mark.counts[c]] for c in sorted(mark.counts)]]
@@ -101,15 +105,20 @@ def _book(document: Mapping[str, Any]) -> Book:
     if any(key.source not in ("external", "gpu") for key in keys):
         raise ValueError("a key's source is neither external nor gpu")
     counters = [_names(Counter, row) for row in document["counters"]]
+    spans = {
+        Span(_whole(start), _whole(quarters)): {
+            _at(keys, index): Amount(_usd(usd), _whole(tokens), _usd(estimated))
+            for index, usd, tokens, estimated in rows
+        }
+        for start, quarters, rows in document["spans"]
+    }
+    hour = document.get("hour")  # not in ledgers of before
     return Book(
-        spans={
-            Span(_whole(start), _whole(quarters)): {
-                _at(keys, index): Amount(_usd(usd), _whole(tokens), _usd(estimated))
-                for index, usd, tokens, estimated in rows
-            }
-            for start, quarters, rows in document["spans"]
-        },
+        spans=spans,
         minutes={_whole(minute): {_at(keys, i): _usd(usd) for i, usd in rows} for minute, rows in document["minutes"]},
+        hour=hour_of(spans)
+        if hour is None
+        else {_whole(minute): {_text(n): _usd(usd) for n, usd in rows} for minute, rows in hour},
         gateways={
             _names(Process, [pod, process]): Watermark(
                 _moment(read_at),

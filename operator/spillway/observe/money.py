@@ -16,7 +16,7 @@ from spillway.ledger import (
     Budget,
     BudgetStatus,
     Grant,
-    Limit,
+    HourStatus,
     Need,
     Pair,
     Policy,
@@ -27,6 +27,8 @@ from spillway.ledger import (
     TopUp,
     caps,
     grant,
+    hour_limit,
+    last_hour,
     limits,
     max_input_tokens,
     slot,
@@ -55,6 +57,7 @@ class Money:
 
     statements: Mapping[str, tuple[BudgetStatus, ...]] = field(default_factory=dict)  # by policy
     grants: Mapping[tuple[str, str], Grant] = field(default_factory=dict)  # by policy and budget
+    hours: Mapping[str, HourStatus] = field(default_factory=dict)  # of policies that limit an hour
     needs: tuple[Need, ...] = ()
     caps: Mapping[Pair, int] = field(default_factory=dict)
     stops: Mapping[Pair, tuple[str, str]] = field(default_factory=dict)  # why a cap is 0: code and sentence
@@ -81,7 +84,9 @@ def ledger_policy(policy: CostPolicy, namespaces: Sequence[str], objects: Object
     budgets = tuple(ledger_budget(b) for b in policy.spec.budgets)
     spec = policy.spec
     dry_run = spec.enforcement == "DryRun"
-    return Policy(policy.metadata.name, selected, budgets, spec.time_zone, spec.suspend, dry_run)
+    return Policy(
+        policy.metadata.name, selected, budgets, spec.time_zone, spec.suspend, dry_run, spec.spill.max_per_hour
+    )
 
 
 def ledger_budget(budget: api.Budget) -> Budget:
@@ -123,10 +128,13 @@ def assess(
     namespaces = sorted({m.metadata.namespace for m in moes} | {k.namespace for s in book.spans.values() for k in s})
     own = {name: ledger_policy(policy, namespaces, objects) for name, policy in sorted(policies.items())}
     stated = {name: statement(book, policy, now) for name, policy in own.items()}
-    all_limits: list[Limit] = []
-    for name, policy in own.items():
-        for limit in limits(policy, stated[name]):
-            all_limits.append(replace(limit, unread_usd=unread_usd))
+    hours = {name: hour for name, policy in own.items() if (hour := last_hour(book, policy, now)) is not None}
+    budgeted = [limit for name, policy in own.items() for limit in limits(policy, stated[name])]
+    # A limit of the hour permits nothing: that is for budgets.
+    permitted = frozenset[str]().union(*(limit.namespaces for limit in budgeted))
+    hourly = (hour_limit(own[name], hour) for name, hour in hours.items())
+    hourly_limits = [replace(limit, namespaces=limit.namespaces & permitted) for limit in hourly]
+    all_limits = [replace(limit, unread_usd=unread_usd) for limit in (*budgeted, *hourly_limits)]
     needs = tuple(
         Need(
             pair,
@@ -147,6 +155,7 @@ def assess(
     reserved = {name: {b: g.reserved_usd for (p, b), g in grants.items() if p == name} for name in own}
     return Money(
         statements={name: statement(book, policy, now, reserved[name]) for name, policy in own.items()},
+        hours=hours,
         grants=grants,
         needs=needs,
         caps=given,

@@ -16,7 +16,7 @@ from spillway.decide.snapshot import (
     Snapshot,
     Variant,
 )
-from spillway.ledger import Pair
+from spillway.ledger import MAX_PER_HOUR, Pair
 from spillway.observe import cluster
 from spillway.observe.demand import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS, PairAnswers
 from spillway.observe.floors import Allowed, Floor, limited
@@ -297,4 +297,7 @@ def budgets(money: Money, policies: Mapping[str, CostPolicy]) -> tuple[Budget, .
                     paced=name in policies and policies[name].spec.pacing == "Even",
                 )
             )
+        if (hour := money.hours.get(name)) is not None:
+            opens = hour.opens_at.timestamp() if hour.opens_at else 0.0
+            found.append(Budget(name, MAX_PER_HOUR, hour.amount, hour.remaining, opens))
     return tuple(found)

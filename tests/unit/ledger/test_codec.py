@@ -45,6 +45,7 @@ books = st.builds(
         max_size=4,
     ),
     minutes=st.dictionaries(whole, st.dictionaries(keys, money, max_size=2), max_size=3),
+    hour=st.dictionaries(whole, st.dictionaries(names, money, max_size=2), max_size=3),
     gateways=st.dictionaries(
         st.builds(Process, names, names),
         st.builds(

@@ -108,6 +108,39 @@ def test_lease(when_lost: str, expected: int) -> None:
     assert assessed(own=policies(rich)).lease_seconds["chat"] == expected
 
 
+def hourly(amount: str, **changes: Any) -> dict[str, CostPolicy]:
+    return policies(example("CostPolicy", "team", spill__maxPerHour=amount, **changes))
+
+
+def spent_lately(usd: str, minutes: int = 20) -> Book:
+    key, at = Key("chat", "glm-5", "external", "zai", "glm-5"), int((NOON - timedelta(minutes=minutes)).timestamp())
+    return add(Book(), [Entry(at, key, Amount(Decimal(usd)))], at)
+
+
+def test_an_hour_that_is_spent_stops_spill_until_it_has_passed() -> None:
+    money = assessed(spent_lately("8"), hourly("8"))
+    assert money.caps[PAIR] == 0
+    found = option(moes()[0], "zai", "glm-5", providers(), money, HEALTHY)
+    assert found.unavailable == Reason.BUDGET_SPENT
+    assert "spill.maxPerHour of CostPolicy team ($8 in any 60 minutes)" in found.unavailable_message
+    hour = next(b for b in budgets(money, {}) if b.name == "maxPerHour")
+    assert (hour.policy, hour.remaining, hour.amount) == ("team", Decimal(0), Decimal(8))
+    assert hour.resets_at == (NOON + timedelta(minutes=41)).timestamp()
+    assert 0 < assessed(spent_lately("3"), hourly("8")).caps[PAIR] < assessed(own=hourly("80")).caps[PAIR]
+    assert assessed(spent_lately("200", 61), hourly("8")).caps[PAIR] > 0, "that was an hour ago"
+    assert money.statements["team"][0].remaining == Decimal(392), "the budget has enough"
+
+
+def test_a_limit_of_the_hour_permits_nothing_by_itself() -> None:
+    gpus = [{"name": "day", "period": "Day", "amount": "400", "scope": "GPU"}]
+    money = assessed(own=hourly("8", budgets=gpus))
+    assert money.stops[PAIR][0] == "NoBudget"
+    other = example("CostPolicy", "company")
+    both = hourly("8", budgets=gpus) | policies(other)
+    assert assessed(own=both).caps[PAIR] > 0
+    assert assessed(spent_lately("8"), both).caps[PAIR] == 0, "and another policy's budget does not lift it"
+
+
 def test_a_limit_of_requests_lengthens_the_lease() -> None:
     """Of $400: one request costs at most a cent, but 64 slots could burn $2,100 in an hour."""
     [plain], [limited] = assessed().needs, assessed(offered=providers(limits__requestsPerMinute=60)).needs
