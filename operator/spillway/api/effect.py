@@ -13,18 +13,14 @@ from pydantic import BaseModel
 from spillway.api.resource import Resource
 
 SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
-    "MoEDeployment": {
-        "spec.spill.maxShare": None,
-    },
+    "MoEDeployment": {},
     "GPUPool": {},
     "ExternalProvider": {
         "spec.models[].price.cacheWrite": None,
         "spec.models[].price.tiers": (),
         "spec.limits.tokensPerMinute": None,
     },
-    "CostPolicy": {
-        "spec.spill.maxShare": None,
-    },
+    "CostPolicy": {},
 }
 """By kind: paths of the spec, each with the value that asks for nothing but what happens anyway."""
 

@@ -90,6 +90,7 @@ def deployment(
         option(moe, t.name, t.model, providers, money, health, pairs.get((moe.key, t.name, t.model)))
         for t in spec.spill.providers
     )
+    share_limit, limited_by = max_share(moe, own_policies, policies)
     routed = dict.fromkeys((route.to.provider, route.to.model) for route in spec.routes)
     return Deployment(
         namespace=moe.metadata.namespace,
@@ -107,6 +108,8 @@ def deployment(
         rates=traffic.rates.get(moe.key, ()) if traffic else (),
         providers=options,
         spill_when=spec.spill.when,
+        max_share=share_limit,
+        max_share_of=limited_by,
         hold_seconds=spec.spill.hold_seconds,
         routed=tuple(option(moe, *pair, providers, money, health, field="spec.routes") for pair in routed),
         cheapest_first=spec.spill.order == "Cheapest",
@@ -191,6 +194,20 @@ def floor_only(own_policies: Sequence[str], policies: Mapping[str, CostPolicy], 
         for budget in policies[name].spec.budgets
         if budget.at_limit == "StopSpillAndScaleToFloor" and budget.scope != "External"
     )
+
+
+def max_share(
+    moe: MoEDeployment, own_policies: Sequence[str], policies: Mapping[str, CostPolicy]
+) -> tuple[float | None, str]:
+    """The least `maxShare` that the deployment or an enforced policy says, and who says it."""
+    said = [(moe.spec.spill.max_share, "spec.spill.maxShare")]
+    said += [
+        (policies[name].spec.spill.max_share, f"spill.maxShare of CostPolicy {name}")
+        for name in own_policies
+        if name in policies and enforced(policies[name])
+    ]
+    limits = [(float(share), who) for share, who in said if share is not None]
+    return min(limits, default=(None, said[0][1]))
 
 
 def value_per_request(

@@ -21,6 +21,7 @@ from spillway.api import (
     find_condition,
     parse,
 )
+from spillway.api.effect import SPEC_NOT_YET
 from spillway.catalog import load
 from spillway.decide.outcome import PoolPlan
 from spillway.ledger import BudgetStatus, Grant
@@ -233,7 +234,8 @@ def test_the_last_hour_is_told_where_it_is_limited() -> None:
     assert spent.last_hour is not None and spent.last_hour.opens_at == NOW
 
 
-def test_fields_that_nothing_acts_on_yet_are_told_until_they_go() -> None:
+def test_fields_that_nothing_acts_on_yet_are_told_until_they_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SPEC_NOT_YET, "CostPolicy", {"spec.spill.maxShare": None})
     asked = of_policy(policy(spill__maxShare="0.5"), [budget("1")], {}, NOW)
     told = find_condition(asked.conditions, "NotActedOn")
     assert told is not None and told.status == "True"

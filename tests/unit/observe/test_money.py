@@ -19,6 +19,7 @@ from spillway.observe.snapshot import (
     ProviderHealth,
     budgets,
     last_request_at,
+    max_share,
     most_floor_gpus,
     option,
     value_per_request,
@@ -139,6 +140,22 @@ def test_a_limit_of_the_hour_permits_nothing_by_itself() -> None:
     both = hourly("8", budgets=gpus) | policies(other)
     assert assessed(own=both).caps[PAIR] > 0
     assert assessed(spent_lately("8"), both).caps[PAIR] == 0, "and another policy's budget does not lift it"
+
+
+def test_the_smallest_share_that_anybody_says_counts() -> None:
+    team, company = example("CostPolicy", "team", spill__maxShare="0.4"), example("CostPolicy", "company")
+    own = policies(team, company)
+    found = seen(assessed(own=own), own)
+    assert (found.max_share, found.max_share_of) == (0.4, "spill.maxShare of CostPolicy team")
+    assert (seen(assessed(), policies()).max_share, seen(assessed(), policies()).max_share_of) == (
+        None,
+        "spec.spill.maxShare",
+    )
+    on_trial_ = policies(example("CostPolicy", "team", spill__maxShare="0.4", enforcement="DryRun"))
+    assert seen(assessed(own=on_trial_), on_trial_).max_share is None
+    obj = example("MoEDeployment", "glm-5", spill__maxShare="0.3")
+    [moe] = valid(MoEDeployment, {"chat/glm-5": obj}).values()
+    assert max_share(moe, ("team", "gone"), own) == (0.3, "spec.spill.maxShare")
 
 
 def test_a_limit_of_requests_lengthens_the_lease() -> None:
