@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed-$(shell cat requirements/*.txt pyproject.toml 2>/dev
 SYSTEM := $(VENV)/.system
 
 .PHONY: help setup lock binaries images up down kind-up kind-prepared kind-down demo test unit integration e2e lint types contracts \
-        generate verify bench-decide bench-affinity bench-gateway soak rounds clean
+        generate verify bench-decide bench-affinity bench-gateway bench-ledger soak rounds clean
 
 help: ## show this
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -105,6 +105,9 @@ bench-affinity: $(STAMP) ## what prefix affinity is worth: cached tokens and tim
 
 bench-gateway: $(STAMP) ## what the gateway adds to a request, against a plain Envoy, LiteLLM and vllm-router (ARGS, e.g. --no-others)
 	@$(BIN)/python -m e2e.bench.gateway $(ARGS)
+
+bench-ledger: $(STAMP) ## what a busy ledger costs the leader: a look at all budgets, a write (ARGS, e.g. --deployments 70)
+	@$(BIN)/python -m e2e.bench.ledger $(ARGS)
 
 HUNTS ?= 20
 CHURN ?= 1000

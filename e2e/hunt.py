@@ -14,7 +14,7 @@ from e2e.cluster.settings import REPOSITORY, SYSTEM_NAMESPACE
 from e2e.load.summary import Record
 from e2e.stage import Object, Stage
 
-FAULTS = ("abort_midstream", "no_usage", "500", "429", "overloaded", "outage", "late", "double_usage")
+FAULTS = ("abort_midstream", "no_usage", "500", "429", "overloaded", "outage", "late", "double_usage", "running_usage")
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -41,6 +41,7 @@ def drawn(seed: int, begin: float, until: float, gateways_die: bool) -> list[Blo
             for name, fault in zip(("zai", "deepinfra"), draw.sample(FAULTS, 2), strict=True)
         ),
         ("zai: no_usage", 4, 10),
+        ("zai: wrong_usage", 4, 10),
         ("deepinfra: abort_midstream", 4, 10),
     ]
     if gateways_die:

@@ -45,7 +45,14 @@ T = TypeVar("T")
 
 API = "spillway.dev/v1alpha1"
 NAMESPACE = "chat"
-PROVIDER_MODELS = {"glm-5": {"input": "1", "cachedInput": "0.2", "output": "3.2"}}
+PROVIDER_MODELS: dict[str, dict[str, Any]] = {
+    "glm-5": {"input": "1", "cachedInput": "0.2", "output": "3.2"},
+    "glm-5-tiered": {
+        "input": "1",
+        "output": "3.2",
+        "tiers": [{"aboveInputTokens": 1200, "input": "1.5", "output": "4.8"}],
+    },
+}
 # Small contexts and short answers bound what one request can cost, so that budgets of a few dollars are large
 # against one request (docs/money.md).
 CONTEXT_TOKENS, ANSWER_TOKENS = 8192, 512

@@ -198,11 +198,12 @@ def desired(deployments: int) -> Desired:
     replica = (Endpoint(ENGINE, ENGINE_PORT),)
     base = f"https://{ENGINE}:{PROVIDER_PORT}/v1"
     made = [
-        Deployment("chat", "glm-5", "glm-5", "/health", replica),
-        Deployment("chat", "spilled", "glm-5", "/health", (), chain=(PAIR,)),
+        Deployment("chat", "glm-5", "glm-5", "/health", replica, affinity=True),
+        Deployment("chat", "spilled", "glm-5", "/health", (), chain=(PAIR,), affinity=True),
     ]
     made += [
-        Deployment("chat", f"glm-{n}", "glm-5", "/health", replica, chain=(PAIR,)) for n in range(6, deployments + 4)
+        Deployment("chat", f"glm-{n}", "glm-5", "/health", replica, chain=(PAIR,), affinity=True)
+        for n in range(6, deployments + 4)
     ]
     states = {
         d.id: SpillState(bool(d.chain), 2000, permitted={PAIR: True}, caps={PAIR: 2000}, lease_seconds=3600)

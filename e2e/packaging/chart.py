@@ -54,7 +54,13 @@ def _grouped(base: Sequence[Object]) -> Iterator[tuple[str, list[Object]]]:
     yield "rbac", rbac
     rest = [o for o in base if o not in rbac and o["kind"] not in ("Namespace", "CustomResourceDefinition")]
     parts = {
-        "operator": ("spillway-operator", "spillway-ads", "spillway-ads-authority", "spillway-ads-gateway"),
+        "operator": (
+            "spillway-operator",
+            "spillway-ads",
+            "spillway-ads-authority",
+            "spillway-ads-gateway",
+            "spillway-adjustments",
+        ),
         "gateway": ("spillway-gateway",),
     }
     for name, names in parts.items():

@@ -145,8 +145,11 @@ class ChunkWriter:
         return self._event('"delta":{}' if self._request.chat else '"text":""', self._request.finish_reason)
 
     def usage(self, completion_tokens: int, cached_tokens: int | None = None) -> bytes:
-        counts = json.dumps(usage(self._request.prompt_tokens, completion_tokens, cached_tokens))
-        return f'data: {self._head},"choices":[],"usage":{counts}}}\n\n'.encode()
+        return self.stated(usage(self._request.prompt_tokens, completion_tokens, cached_tokens))
+
+    def stated(self, block: Mapping[str, object]) -> bytes:
+        """The event of a usage block, whatever it says."""
+        return f'data: {self._head},"choices":[],"usage":{json.dumps(block)}}}\n\n'.encode()
 
     def _event(self, part: str, finish_reason: str | None) -> bytes:
         reason = json.dumps(finish_reason)

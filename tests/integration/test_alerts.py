@@ -43,7 +43,10 @@ WELL = {
     'up{namespace="chat",deployment="glm-5",pod="glm-5-1"}': "0x200",
     'spillway_budget_remaining_usd{policy="assist",budget="api-day"}': "400-1x200",
     'envoy_spillway_egress_requests{provider="zai",outcome="metered"}': "0+60x200",
-    'envoy_spillway_egress_requests{provider="zai",outcome="refused"}': "0+6x200",
+    'envoy_spillway_egress_requests{provider="zai",outcome="refused"}': "0+600x200",
+    'envoy_spillway_egress_errors{provider="zai",model="glm-5",why="rejected"}': "0+590x200",  # its clients' own faults
+    'envoy_spillway_egress_errors{provider="zai",model="glm-5",why="held"}': "0+900x200",
+    'envoy_spillway_egress_errors{provider="zai",model="glm-5",why="throttled"}': "0+10x200",
 }
 """Series by name, a sample a minute, of a cluster that is well."""
 
@@ -65,7 +68,11 @@ ILLS: dict[str, dict[str, str | None]] = {
     },
     "SpillwayNoReplicaAnswers": {'up{namespace="chat",deployment="glm-5",pod="glm-5-0"}': "1x30 0x170"},
     "SpillwayBudgetSpent": {'spillway_budget_remaining_usd{policy="assist",budget="api-day"}': "40-1x200"},
-    "SpillwayProviderFails": {'envoy_spillway_egress_requests{provider="zai",outcome="refused"}': "0+120x200"},
+    "SpillwayProviderDisabled": {'spillway_provider_disabled{provider="zai",reason="QuotaSpent"}': "_x30 1x170"},
+    "SpillwayProviderFails": {
+        'envoy_spillway_egress_errors{provider="zai",model="glm-5",why="throttled"}': "0+300x200",
+        'envoy_spillway_egress_errors{provider="zai",model="glm-5",why="unavailable"}': "0+60x200",
+    },
 }
 """What is different when an alert must fire, and no other one may."""
 

@@ -101,6 +101,9 @@ NEEDED = [
     # controller/catalog_watch.py
     Ask("list", "configmaps", SYSTEM, "spillway-catalog"),
     Ask("watch", "configmaps", SYSTEM, "spillway-catalog"),
+    # controller/adjustment_watch.py
+    Ask("list", "configmaps", SYSTEM, "spillway-adjustments"),
+    Ask("watch", "configmaps", SYSTEM, "spillway-adjustments"),
 ]
 
 FORBIDDEN = [
@@ -134,6 +137,7 @@ FORBIDDEN = [
     Ask("list", "configmaps", SYSTEM),
     Ask("delete", "configmaps", SYSTEM, "spillway-ledger"),
     *(Ask(verb, "configmaps", SYSTEM, "spillway-catalog") for verb in ("update", "patch", "delete")),
+    *(Ask(verb, "configmaps", SYSTEM, "spillway-adjustments") for verb in ("get", "update", "patch", "delete")),
     *(Ask(verb, "configmaps", MODELS, "spillway-ledger") for verb in ("get", "create", "update", "patch")),
     Ask("update", "leases.coordination.k8s.io", SYSTEM, "another"),
     Ask("get", "leases.coordination.k8s.io", "kube-system", "kube-scheduler"),
@@ -297,3 +301,21 @@ def test_the_platform_teams_role_is_nobodys_by_default(plane: ControlPlane) -> N
         "create", "clusterrolebinding", "platform", "--clusterrole=spillway-platform-editor", "--user=platform"
     )
     assert all(answers(plane, "platform", kinds).values())
+
+
+def test_whoever_checks_invoices_may_ask_and_cannot_write_the_ledger(plane: ControlPlane) -> None:
+    may = [
+        Ask("get", "configmaps", SYSTEM, "spillway-ledger"),
+        *(Ask(verb, "configmaps", SYSTEM, "spillway-adjustments") for verb in ("get", "patch")),
+    ]
+    may_not = [
+        *(Ask(verb, "configmaps", SYSTEM, "spillway-ledger") for verb in ("update", "patch", "delete")),
+        *(Ask(verb, "configmaps", SYSTEM, "spillway-adjustments") for verb in ("create", "delete")),
+        *(Ask(verb, "configmaps", SYSTEM) for verb in ("get", "list", "create")),
+        Ask("get", "configmaps", SYSTEM, "spillway-memory"),
+        Ask("patch", "costpolicies.spillway.dev"),
+    ]
+    assert not any(answers(plane, "clerk", [*may, *may_not]).values()), "nobody may before it is bound"
+    plane.kubectl("create", "rolebinding", "clerk", "--role=spillway-bill-adjuster", "--user=clerk", "-n", SYSTEM)
+    assert all(answers(plane, "clerk", may).values())
+    assert not any(answers(plane, "clerk", may_not).values())

@@ -1,7 +1,8 @@
 """The provider's configuration file.
 
     {"style": "zai", "basePath": "/api/paas/v4", "keys": ["sk-..."],
-     "models": {"glm-5": {"input": "1", "cachedInput": "0.2", "output": "3.2"}},
+     "models": {"glm-5": {"input": "1", "cachedInput": "0.2", "output": "3.2",
+                          "tiers": [{"aboveInputTokens": 32000, "input": "2", "output": "6.4"}]}},
      "maxConcurrency": 64, "firstTokenSeconds": 0.4, "tokensPerSecond": 80, "seed": 1}
 
 Prices are dollars per million tokens, as strings. Everything but `keys` and `models` has a default.
@@ -27,9 +28,15 @@ class ModelPrice:
     input_usd: Decimal
     cached_input_usd: Decimal
     output_usd: Decimal
+    tiers: tuple[tuple[int, Decimal, Decimal], ...] = ()
+    """(prompt length above which it counts, input, output), ascending; a request costs what its highest tier says."""
 
     def cost_usd(self, prompt_tokens: int, completion_tokens: int) -> Decimal:
-        return (prompt_tokens * self.input_usd + completion_tokens * self.output_usd) / TOKENS_PER_PRICE
+        input_usd, output_usd = self.input_usd, self.output_usd
+        for above, *of_tier in self.tiers:
+            if prompt_tokens > above:
+                input_usd, output_usd = of_tier
+        return (prompt_tokens * input_usd + completion_tokens * output_usd) / TOKENS_PER_PRICE
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,14 @@ def _price(name: str, raw: object) -> ModelPrice:
         input_usd=Decimal(str(raw["input"])),
         cached_input_usd=Decimal(str(raw.get("cachedInput", raw["input"]))),
         output_usd=Decimal(str(raw["output"])),
+        tiers=tuple(sorted(_tier(name, tier) for tier in raw.get("tiers", []))),
     )
+
+
+def _tier(name: str, raw: object) -> tuple[int, Decimal, Decimal]:
+    if not isinstance(raw, dict) or not {"aboveInputTokens", "input", "output"} <= raw.keys():
+        raise ValueError(f"models.{name}.tiers: each needs aboveInputTokens, input and output")
+    return int(raw["aboveInputTokens"]), Decimal(str(raw["input"])), Decimal(str(raw["output"]))
 
 
 def _number(raw: Mapping[str, object], field: str, default: float) -> float:

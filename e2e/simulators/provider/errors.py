@@ -12,7 +12,14 @@ from types import MappingProxyType
 from typing import Literal
 
 Situation = Literal[
-    "bad_request", "unauthorized", "unknown_model", "rate_limited", "no_balance", "server_error", "overloaded"
+    "bad_request",
+    "unauthorized",
+    "forbidden",
+    "unknown_model",
+    "rate_limited",
+    "no_balance",
+    "server_error",
+    "overloaded",
 ]
 
 
@@ -61,6 +68,14 @@ STYLES: Mapping[str, Mapping[Situation, ErrorAnswer]] = {
         "unauthorized": ErrorAnswer(
             401, _openai("Incorrect API key provided.", "invalid_request_error", "invalid_api_key")
         ),
+        "forbidden": ErrorAnswer(
+            403,
+            _openai(
+                "Country, region, or territory not supported.",
+                "request_forbidden",
+                "unsupported_country_region_territory",
+            ),
+        ),
         "unknown_model": ErrorAnswer(
             404, _openai("The model does not exist.", "invalid_request_error", "model_not_found")
         ),
@@ -85,6 +100,9 @@ STYLES: Mapping[str, Mapping[Situation, ErrorAnswer]] = {
     "anthropic": {
         "bad_request": ErrorAnswer(400, _anthropic("invalid_request_error", "Invalid request.")),
         "unauthorized": ErrorAnswer(401, _anthropic("authentication_error", "invalid x-api-key")),
+        "forbidden": ErrorAnswer(
+            403, _anthropic("permission_error", "Your API key does not have permission to use the specified resource.")
+        ),
         "unknown_model": ErrorAnswer(404, _anthropic("not_found_error", "model not found")),
         "rate_limited": ErrorAnswer(
             429,
@@ -98,6 +116,7 @@ STYLES: Mapping[str, Mapping[Situation, ErrorAnswer]] = {
     "zai": {
         "bad_request": ErrorAnswer(400, _zai("1210", "Incorrect API call parameters, please check the documentation.")),
         "unauthorized": ErrorAnswer(401, _zai("1000", "Authentication Failed")),
+        "forbidden": ErrorAnswer(403, _zai("1220", "You do not have permission to access this API.")),
         "unknown_model": ErrorAnswer(400, _zai("1211", "Model does not exist, please check the model code.")),
         "rate_limited": ErrorAnswer(
             429, _zai("1302", "High concurrency usage of this API, please reduce concurrency.")
@@ -112,6 +131,7 @@ STYLES: Mapping[str, Mapping[Situation, ErrorAnswer]] = {
             401,
             _openai("Authentication Fails (governor)", "authentication_error", "invalid_request_error"),
         ),
+        "forbidden": ErrorAnswer(403, _openai("Forbidden", "permission_error", "permission_denied")),
         "unknown_model": ErrorAnswer(400, _openai("Model Not Exist", "invalid_request_error", "invalid_request_error")),
         "rate_limited": ErrorAnswer(429, _openai("Rate Limit Reached", "rate_limit_error", "rate_limit_reached")),
         "no_balance": ErrorAnswer(402, _openai("Insufficient Balance", "unknown_error", "invalid_request_error")),
@@ -121,6 +141,7 @@ STYLES: Mapping[str, Mapping[Situation, ErrorAnswer]] = {
     "google": {
         "bad_request": ErrorAnswer(400, _google(400, "Request contains an invalid argument.", "INVALID_ARGUMENT")),
         "unauthorized": ErrorAnswer(401, _google(401, "API key not valid.", "UNAUTHENTICATED")),
+        "forbidden": ErrorAnswer(403, _google(403, "The caller does not have permission.", "PERMISSION_DENIED")),
         "unknown_model": ErrorAnswer(404, _google(404, "The model is not found.", "NOT_FOUND")),
         "rate_limited": ErrorAnswer(429, _google(429, "Resource has been exhausted.", "RESOURCE_EXHAUSTED")),
         "no_balance": ErrorAnswer(403, _google(403, "Billing is not enabled for the project.", "PERMISSION_DENIED")),
@@ -130,6 +151,9 @@ STYLES: Mapping[str, Mapping[Situation, ErrorAnswer]] = {
     "ark": {
         "bad_request": ErrorAnswer(400, _ark("InvalidParameter", "A parameter is not valid.", "BadRequest")),
         "unauthorized": ErrorAnswer(401, _ark("AuthenticationError", "The API key is not valid.", "Unauthorized")),
+        "forbidden": ErrorAnswer(
+            403, _ark("AccessDenied", "Access is denied by the IP allow list of the key.", "Forbidden")
+        ),
         "unknown_model": ErrorAnswer(404, _ark("InvalidEndpointOrModel.NotFound", "Model not found.", "NotFound")),
         "rate_limited": ErrorAnswer(
             429, _ark("RateLimitExceeded.EndpointRPMExceeded", "Request rate exceeded.", "TooManyRequests")
@@ -143,6 +167,7 @@ STYLES: Mapping[str, Mapping[Situation, ErrorAnswer]] = {
         "unauthorized": ErrorAnswer(
             401, _openai("Invalid API-key provided.", "invalid_request_error", "InvalidApiKey")
         ),
+        "forbidden": ErrorAnswer(403, _openai("Model access denied.", "AccessDenied", "AccessDenied")),
         "unknown_model": ErrorAnswer(404, _openai("Model not exist.", "invalid_request_error", "ModelNotFound")),
         "rate_limited": ErrorAnswer(
             429, _openai("Requests rate limit exceeded.", "Throttling.RateQuota", "Throttling.RateQuota")

@@ -16,7 +16,7 @@ from e2e.simulators import completions
 from e2e.simulators.provider.bill import Bill
 from e2e.simulators.provider.config import TOKENS_PER_PRICE, ProviderConfig
 from e2e.simulators.provider.errors import STYLES, Situation
-from e2e.simulators.provider.faults import SITUATIONS, Faults
+from e2e.simulators.provider.faults import SITUATIONS, Faults, Mode, wrong_usage
 
 CHUNK_SECONDS = 0.3
 LATE_SECONDS = 4.0  # how much later the first token comes in the mode "late"
@@ -76,6 +76,7 @@ class ProviderServer:
         self.in_flight = 0
         self.most_in_flight = 0
         self._numbers = itertools.count(1)
+        self._wrong = itertools.count()
 
     def app(self) -> web.Application:
         """The API that customers see."""
@@ -154,39 +155,37 @@ class ProviderServer:
             self.config.first_token_seconds + (LATE_SECONDS if mode == "late" else 0.0),
             self.config.tokens_per_second,
         )
-        cut = mode == "abort_midstream"
-        usages = {"no_usage": 0, "double_usage": 2}.get(mode, 1)
         complete = False
         try:
             if asked.stream:
-                response = await self._stream(request, generation, cut=cut, usages=usages)
+                response = await self._stream(request, generation, mode)
             else:
-                response = await self._whole(request, generation, cut=cut, with_usage=usages > 0)
+                response = await self._whole(request, generation, mode)
             complete = True
             return response
         finally:
             # Also when the customer hung up: what was generated until then is charged.
             self._charge(arrival, generation, complete=complete)
 
-    async def _whole(
-        self, request: web.Request, generation: Generation, *, cut: bool, with_usage: bool
-    ) -> web.StreamResponse:
+    async def _whole(self, request: web.Request, generation: Generation, mode: Mode) -> web.StreamResponse:
         asked = generation.asked
         loop = asyncio.get_running_loop()
+        cut = mode == "abort_midstream"
         stop_at = max(1, asked.output_tokens // 2) if cut else asked.output_tokens
         await asyncio.sleep(generation.seconds_left(loop.time(), per_choice=stop_at))
         if cut:
             _break_connection(request)
         body = completions.answer(asked, identifier=self._identifier(), created=int(time.time()), model=asked.model)
-        if not with_usage:
+        if mode == "no_usage":
             del body["usage"]
+        elif mode == "wrong_usage":
+            body["usage"] = wrong_usage(asked, next(self._wrong))
         return web.json_response(body)
 
-    async def _stream(
-        self, request: web.Request, generation: Generation, *, cut: bool, usages: int
-    ) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, generation: Generation, mode: Mode) -> web.StreamResponse:
         asked = generation.asked
         loop = asyncio.get_running_loop()
+        cut = mode == "abort_midstream"
         writer = completions.ChunkWriter(
             asked, identifier=self._identifier(), created=int(time.time()), model=asked.model
         )
@@ -200,12 +199,20 @@ class ProviderServer:
             if ready > sent:
                 await response.write(writer.tokens(sent, ready - sent))
                 sent = ready
+                if mode == "running_usage":
+                    await response.write(writer.usage(asked.n * sent))
             if cut and sent * 2 >= asked.output_tokens:
                 _break_connection(request)
             await asyncio.sleep(min(CHUNK_SECONDS, generation.seconds_left(loop.time())))
         tail = writer.finish()
         if asked.include_usage:
-            tail += usages * writer.usage(asked.completion_tokens)
+            match mode:
+                case "no_usage":
+                    pass
+                case "wrong_usage":
+                    tail += writer.stated(wrong_usage(asked, next(self._wrong)))
+                case _:
+                    tail += (2 if mode == "double_usage" else 1) * writer.usage(asked.completion_tokens)
         await response.write(tail + completions.DONE)
         await response.write_eof()
         return response
@@ -233,7 +240,12 @@ class ProviderServer:
 
     def _error(self, situation: Situation) -> web.Response:
         answer = STYLES[self.config.style][situation]
-        return web.json_response(answer.body, status=answer.status, headers=dict(answer.headers))
+        headers = dict(answer.headers)
+        if self.faults.retry_after is not None:
+            headers["retry-after"] = self.faults.retry_after
+        return web.json_response(
+            answer.body, status=answer.status, headers={name: value for name, value in headers.items() if value}
+        )
 
     def _identifier(self) -> str:
         return f"{self.config.style}-{next(self._numbers):08x}"

@@ -31,6 +31,7 @@ from spillway.ledger import BudgetStatus as Statement
 from spillway.ledger import HourStatus as Hour
 from spillway.observe import cluster, pools
 from spillway.observe.objects import Objects
+from spillway.observe.snapshot import ProviderHealth
 
 CENTS = Decimal("0.01")
 FINE = Decimal("0.0001")
@@ -113,16 +114,15 @@ def left_out(pool: GPUPool, objects: Objects) -> str:
 
 
 def of_provider(
-    provider: ExternalProvider,
-    blocked: tuple[str, str] | None,
-    failing: str,
-    error_rate: float | None,
-    spent_today: Decimal,
-    now: datetime,
+    provider: ExternalProvider, health: ProviderHealth, spent_today: Decimal, now: datetime
 ) -> ExternalProviderStatus:
-    """`blocked`: reason and words of why it is not tried at all; `failing`: words if most of its requests fail;
-    `error_rate`: share of the last minute's requests that failed, None without requests."""
-    conditions = ConditionSet(provider.status.conditions, provider.metadata.generation, now)
+    """Whether it is tried, whether it answers, whether it takes the key."""
+    name, conditions = (
+        provider.metadata.name,
+        ConditionSet(provider.status.conditions, provider.metadata.generation, now),
+    )
+    blocked = health.blocked.get(name)
+    reason, message, on_trial = health.disabled.get(name, ("", "", False))
     if provider.spec.suspend:
         conditions.set(ConditionType.READY, False, Reason.SUSPENDED, "spec.suspend is true: nothing is sent there")
     elif blocked is not None:
@@ -130,22 +130,30 @@ def of_provider(
     elif not provider.spec.allowed_namespaces:
         words = "spec.allowedNamespaces is empty: nobody may send requests there; add the namespaces that may"
         conditions.set(ConditionType.READY, False, Reason.NAMESPACE_NOT_ALLOWED, words)
+    elif on_trial:
+        conditions.set(ConditionType.READY, True, Reason.ON_TRIAL, message)
     else:
         conditions.set(ConditionType.READY, True, Reason.AS_EXPECTED, "requests may be sent there, budgets allowing")
-    if failing:
-        conditions.set(ConditionType.HEALTHY, False, Reason.PROVIDER_ERRORS, failing)
+    if reason:
+        conditions.set(ConditionType.HEALTHY, False, reason, message)
+    elif name in health.unwell:
+        conditions.set(ConditionType.HEALTHY, False, *health.unwell[name])
     else:
         conditions.set(ConditionType.HEALTHY, True, Reason.PROVIDER_ANSWERS, "most of its requests are answered")
-    if blocked is not None:
+    if blocked is not None and blocked[0] == Reason.MISSING_KEY:
         conditions.set(ConditionType.CREDENTIALS, False, *blocked)
+    elif reason == Reason.KEY_REFUSED:
+        conditions.set(ConditionType.CREDENTIALS, False, reason, message)
     else:
         words = f"the gateways hold key {provider.spec.credentials.key!r} of Secret spillway-provider-keys"
         conditions.set(ConditionType.CREDENTIALS, True, Reason.KEY_PRESENT, words)
     conditions.set_not_acted_on(provider)
+    error_rate, first_token = health.error_rates.get(name), health.first_token_seconds.get(name)
     return ExternalProviderStatus(
         observed_generation=provider.metadata.generation,
         spent_today=spent_today.quantize(CENTS),
         error_rate=None if error_rate is None else round(error_rate, 2),
+        time_to_first_token_seconds=None if first_token is None else round(first_token, 1 if first_token >= 1 else 2),
         conditions=conditions.conditions,
     )
 

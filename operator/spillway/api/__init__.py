@@ -22,6 +22,7 @@ from spillway.api.externalprovider import (
     ExternalProvider,
     ExternalProviderSpec,
     ExternalProviderStatus,
+    PriceTier,
     ProviderModel,
     TokenPrice,
 )
@@ -113,6 +114,7 @@ __all__ = [
     "MultiNode",
     "NodeCache",
     "Precision",
+    "PriceTier",
     "Profile",
     "ProviderModel",
     "Reason",

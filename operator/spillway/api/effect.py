@@ -16,8 +16,6 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
     "MoEDeployment": {},
     "GPUPool": {},
     "ExternalProvider": {
-        "spec.models[].price.cacheWrite": None,
-        "spec.models[].price.tiers": (),
         "spec.limits.tokensPerMinute": None,
     },
     "CostPolicy": {},
@@ -27,7 +25,7 @@ SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
 STATUS_NOT_YET: Mapping[str, frozenset[str]] = {
     "MoEDeployment": frozenset(),
     "GPUPool": frozenset(),
-    "ExternalProvider": frozenset({"status.timeToFirstToken"}),
+    "ExternalProvider": frozenset(),
     "CostPolicy": frozenset(),
 }
 """By kind: paths of the status that this version leaves empty."""

@@ -221,9 +221,11 @@ class ExternalProviderStatus(KubeModel):
     spent_today: Money | None = None
     """What was spent there since midnight UTC, in US dollars."""
     error_rate: Share | None = None
-    """Share of the requests of the last minute that were refused or got no answer, 0 to 1; absent without requests."""
+    """Share of the requests of the last minute that were refused or got no answer, 0 to 1; absent without requests. The
+    client's own faults (400, 413, 422) do not count."""
     time_to_first_token_seconds: Annotated[Seconds | None, Field(alias="timeToFirstToken")] = None
-    """Median time to the first token, as a duration; absent without requests."""
+    """Median time from a request to the first byte of its stream, over the last five minutes, as a duration; absent
+    without streams."""
     conditions: Conditions = ()
     """Ready, Healthy, Credentials, NotActedOn."""
 

@@ -20,15 +20,16 @@ from spillway.act.kube import Kube, KubeError, path
 from spillway.cli.connection import NoCluster, cluster
 from spillway.ledger import Book, CorruptLedger, UnknownTimeZone
 from spillway.ledger.bill import COLUMNS, Column, Row, months_cut, rows, total
-from spillway.ledger.budgets import zone_of
 from spillway.ledger.store import NAME, unpack
+from spillway.ledger.zones import zone_of
 
 Format = Literal["table", "csv", "json", "focus"]
 FORMATS: tuple[str, ...] = get_args(Format)
 BY = "team,deployment,supplier,model"
+MICRO = Decimal("1e-6")
 
 # The FinOps Open Cost and Usage Specification 1.2, of the columns those that a ledger of one cluster can fill.
-FOCUS_BY: tuple[Column, ...] = ("day", "team", "deployment", "source", "supplier", "model")
+FOCUS_BY: tuple[Column, ...] = ("day", "team", "deployment", "source", "supplier", "model", "charge")
 FOCUS_COLUMNS = (
     "BilledCost",
     "EffectiveCost",
@@ -41,8 +42,12 @@ FOCUS_COLUMNS = (
     "ChargePeriodEnd",
     "ChargeCategory",
     "ChargeDescription",
+    "CapacityReservationId",
+    "CapacityReservationStatus",
     "ConsumedQuantity",
     "ConsumedUnit",
+    "PricingQuantity",
+    "PricingUnit",
     "ProviderName",
     "ServiceCategory",
     "ServiceName",
@@ -182,7 +187,10 @@ def write(
     match question.format:
         case "csv":
             csv.writer(out).writerows(
-                [[*columns, "usd", "estimated_usd", "tokens"], *([*r.values, *_exact(r)] for r in found)]
+                [
+                    [*columns, "usd", "estimated_usd", "adjusted_usd", "tokens", "gpu_hours"],
+                    *([*r.values, *_exact(r)] for r in found),
+                ]
             )
         case "json":
             json.dump(document(found, columns, start, end), out, indent=1)
@@ -195,15 +203,23 @@ def write(
             _tell(found, columns, question, start, end, out)
 
 
-def _exact(row: Row) -> tuple[str, str, str]:
+def _exact(row: Row) -> tuple[str, str, str, str, str]:
+    """USD, of them estimated, of them by correction; tokens; GPU-hours, to a thousandth of a second."""
     amount = row.amount
-    return f"{amount.usd:f}", f"{amount.estimated_usd:f}", str(amount.tokens)
+    hours = (Decimal(amount.gpu_seconds) / 3600).quantize(MICRO).normalize()
+    return (
+        f"{amount.usd:f}",
+        f"{amount.estimated_usd:f}",
+        f"{row.adjusted_usd:f}",
+        str(amount.tokens),
+        f"{hours:f}",
+    )
 
 
 def document(found: Sequence[Row], columns: Sequence[Column], start: datetime, end: datetime) -> dict[str, Any]:
     """Dollars are strings: floats are no money."""
-    names = ("usd", "estimatedUsd", "tokens")
-    whole = Row((), total(found))
+    names = ("usd", "estimatedUsd", "adjustedUsd", "tokens", "gpuHours")
+    whole = total(found)
     return {
         "from": start.isoformat(),
         "to": end.isoformat(),
@@ -213,14 +229,21 @@ def document(found: Sequence[Row], columns: Sequence[Column], start: datetime, e
 
 
 def focus(found: Sequence[Row]) -> Iterator[dict[str, str]]:
-    """One line for each day, deployment, supplier and model. What is older than forty days is one charge a month."""
+    """One line for each day, deployment, supplier and model; corrections, and reserved GPUs that nobody used, have
+    lines of their own. What is older than forty days is one charge a month."""
     for row in found:
-        day, team, deployment, source, supplier, model = row.values
+        day, team, deployment, source, supplier, model, charge = row.values
         monthly = len(day) == len("2026-11")
         begin = date.fromisoformat(f"{day}-01" if monthly else day)
         following = (begin.replace(day=1) + timedelta(days=32)).replace(day=1)
         external = source == "external"
-        cost, estimated, tokens = _exact(row)
+        cost, estimated, _, tokens, hours = _exact(row)
+        quantity, unit = (tokens, "Tokens") if external else (hours, "GPU-Hours")
+        # GPU-hours were not counted before this version, and a correction has no quantity.
+        known = charge != "adjustment" and (external or row.amount.gpu_seconds > 0)
+        idle = charge == "idle"
+        what = f"{deployment} on {supplier}" + (f" ({model})" if external else "")
+        what += ", corrected" if charge == "adjustment" else ""
         yield {
             **dict.fromkeys(("BilledCost", "EffectiveCost", "ListCost", "ContractedCost"), cost),
             "BillingCurrency": "USD",
@@ -228,16 +251,20 @@ def focus(found: Sequence[Row]) -> Iterator[dict[str, str]]:
             "BillingPeriodEnd": f"{following}T00:00:00Z",
             "ChargePeriodStart": f"{begin}T00:00:00Z",
             "ChargePeriodEnd": f"{following if monthly else begin + timedelta(days=1)}T00:00:00Z",
-            "ChargeCategory": "Usage",
-            "ChargeDescription": f"{deployment} on {supplier}" + (f" ({model})" if external else ""),
-            "ConsumedQuantity": tokens if external else "",
-            "ConsumedUnit": "Tokens" if external else "",
+            "ChargeCategory": "Adjustment" if charge == "adjustment" else "Usage",
+            "ChargeDescription": f"reserved GPUs of {supplier} that nobody used" if idle else what,
+            "CapacityReservationId": supplier if idle else "",
+            "CapacityReservationStatus": "Unused" if idle else "",
+            "ConsumedQuantity": quantity if known and not idle else "",
+            "ConsumedUnit": unit if known and not idle else "",
+            "PricingQuantity": quantity if known else "",
+            "PricingUnit": unit if known else "",
             "ProviderName": supplier,
             "ServiceCategory": "AI and Machine Learning" if external else "Compute",
             "ServiceName": model if external else f"GPU pool {supplier}",
-            "ResourceId": deployment,
-            "ResourceType": "MoEDeployment",
-            "SubAccountId": team,
+            "ResourceId": supplier if idle else deployment,
+            "ResourceType": "GPUPool" if idle else "MoEDeployment",
+            "SubAccountId": "" if idle else team,
             "x_EstimatedCost": estimated,
         }
 
@@ -253,26 +280,40 @@ def _tell(
         console.print(f"Nothing was spent{where} from {first} to before {last} ({question.time_zone}).", soft_wrap=True)
         return
     whole = total(found)
-    places = 2 if whole.usd >= 10 else 4
+    amount = whole.amount
+    places = 2 if amount.usd >= 10 else 4
     table = Table(box=None, pad_edge=False, show_footer=len(found) > 1)
     for number, column in enumerate(columns):
         table.add_column(column.upper(), footer="total" if number == 0 else "", no_wrap=True)
-    estimated = whole.estimated_usd > 0
-    table.add_column("USD", justify="right", footer=_usd(whole.usd, places))
+    estimated, adjusted = amount.estimated_usd > 0, any(row.adjusted_usd for row in found)
+    table.add_column("USD", justify="right", footer=_usd(amount.usd, places))
     if estimated:
-        table.add_column("ESTIMATED", justify="right", footer=_usd(whole.estimated_usd, places))
+        table.add_column("ESTIMATED", justify="right", footer=_usd(amount.estimated_usd, places))
+    if adjusted:
+        table.add_column("ADJUSTED", justify="right", footer=_usd(whole.adjusted_usd, places))
     table.add_column("SHARE", justify="right")
-    table.add_column("TOKENS", justify="right", footer=f"{whole.tokens:,}")
+    table.add_column("TOKENS", justify="right", footer=f"{amount.tokens:,}")
+    if amount.gpu_seconds:
+        table.add_column("GPU HOURS", justify="right", footer=_hours(amount.gpu_seconds))
     for row in found:
         cells = [Text(value) for value in row.values] + [Text(_usd(row.amount.usd, places))]
         if estimated:
             cells.append(Text(_usd(row.amount.estimated_usd, places) if row.amount.estimated_usd else ""))
-        share = row.amount.usd / whole.usd if whole.usd else Decimal(0)
-        table.add_row(*cells, Text(f"{share:.1%}"), Text(f"{row.amount.tokens:,}" if row.amount.tokens else ""))
+        if adjusted:
+            cells.append(Text(_usd(row.adjusted_usd, places) if row.adjusted_usd else ""))
+        share = row.amount.usd / amount.usd if amount.usd else Decimal(0)
+        cells += [Text(f"{share:.1%}"), Text(f"{row.amount.tokens:,}" if row.amount.tokens else "")]
+        if amount.gpu_seconds:
+            cells.append(Text(_hours(row.amount.gpu_seconds) if row.amount.gpu_seconds else ""))
+        table.add_row(*cells)
     console.print(
         f"What was spent{where} from {first} to before {last} ({question.time_zone}), in USD:", soft_wrap=True
     )
     console.print(table)
+
+
+def _hours(gpu_seconds: int) -> str:
+    return f"{gpu_seconds / 3600:,.2f}"
 
 
 def _usd(amount: Decimal, places: int) -> str:

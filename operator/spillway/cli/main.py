@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 app.add_typer(catalog.app, name="catalog")
 app.command()(simulate)
+bills = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
+app.add_typer(bills, name="bill")
 
 ENV = "SPILLWAY_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -191,10 +193,12 @@ def explain(
     raise typer.Exit(asyncio.run(show(question)))
 
 
-@app.command()
+@bills.callback()
 def bill(
+    context_of_command: typer.Context,
     by: Annotated[
-        str, typer.Option(help="Columns: day, month, team, deployment, source, provider, pool, supplier, model.")
+        str,
+        typer.Option(help="Columns: day, month, team, deployment, source, provider, pool, supplier, model, charge."),
     ] = "team,deployment,supplier,model",
     month: Annotated[str | None, typer.Option(help="A month such as 2026-11. Default: this one.")] = None,
     since: Annotated[str | None, typer.Option("--from", help="First day, such as 2026-11-01.")] = None,
@@ -211,10 +215,64 @@ def bill(
 
     Example: `kubectl spillway bill --by team,supplier`, `kubectl spillway bill --month 2026-10 --format focus`
     """
+    if context_of_command.invoked_subcommand is not None:
+        return
     from spillway.cli.bill import Question, show
 
     asked = Question(by, month, since, until, namespace, time_zone, output, context, operator_namespace)
     raise typer.Exit(asyncio.run(show(asked)))
+
+
+@bills.command()
+def adjust(
+    deployment: Annotated[str | None, typer.Argument(help="Name of the MoEDeployment.")] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Its namespace.")] = None,
+    provider: Annotated[str | None, typer.Option(help="The ExternalProvider.")] = None,
+    model: Annotated[str | None, typer.Option(help="Its model. Default: the only one that was used.")] = None,
+    day: Annotated[
+        str | None, typer.Option(help="Day such as 2026-11-26, or month such as 2026-11, as `bill --by day` has it.")
+    ] = None,
+    usd: Annotated[str | None, typer.Option(help="Dollars to add, such as -1.77.")] = None,
+    to: Annotated[str | None, typer.Option(help="Or what was really spent that day, such as 2.68.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why, for those who read it later.")] = None,
+    id: Annotated[str | None, typer.Option(help="Its id: what has one is applied once. Default: a new one.")] = None,
+    time_zone: Annotated[str, typer.Option(help="Whose days, such as Europe/Berlin.")] = "UTC",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what it would do.")] = False,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the operator.")] = 60.0,
+    history: Annotated[bool, typer.Option("--list", help="Show what was adjusted, and what was refused.")] = False,
+    output: Annotated[str, typer.Option("--format", help="Of --list: table or json.")] = "table",
+    context: Annotated[str | None, typer.Option(help="kubeconfig context.")] = None,
+    operator_namespace: Annotated[str, typer.Option(help="Namespace of the operator.")] = "spillway-system",
+) -> None:
+    """Bring what was estimated to what the provider's invoice says. Budgets and caps follow within seconds.
+
+    Only estimates are lowered (`bill` shows them as ESTIMATED), never what a meter has confirmed; anything may be
+    raised. What was charged stays as it is: the correction stands beside it, with who asked for it and why.
+
+    Example: `kubectl spillway bill adjust glm-5 -n chat --provider zai --day 2026-11-26 --to 2.68 --reason "invoice
+    4711"`, `kubectl spillway bill adjust --list`
+    """
+    from spillway.cli import adjust as asking
+
+    if history:
+        raise typer.Exit(asyncio.run(asking.history(namespace, output, context, operator_namespace)))
+    asked = asking.Request(
+        deployment,
+        namespace,
+        provider,
+        model,
+        day,
+        usd,
+        to,
+        reason,
+        id,
+        time_zone,
+        dry_run,
+        wait,
+        context,
+        operator_namespace,
+    )
+    raise typer.Exit(asyncio.run(asking.adjust(asked)))
 
 
 @app.command()

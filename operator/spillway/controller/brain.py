@@ -104,6 +104,7 @@ class Brain:
         self.picture = picture
         self.planned_at = time.monotonic()
         self._metrics.planned(picture.snapshot, picture.plan)
+        self._metrics.disabled({name: reason for name, (reason, _, _) in picture.health.disabled.items()})
         for deployment in picture.plan.deployments:
             for decision in deployment.decisions:
                 if decision.changes:
@@ -193,8 +194,17 @@ class Brain:
             for name, provider in providers.items()
             if provider.spec.credentials.key in missing
         }
-        watch = self._treasury.providers
-        return ProviderHealth(blocked, watch.failing(), watch.error_rates())
+        watch, held = self._treasury.providers, self._treasury.guard.disabled
+        shut = {name: (one.reason, one.message) for name, one in held.items() if not one.on_trial}
+        return ProviderHealth(
+            blocked={**shut, **blocked},
+            # One that is disabled is not asked at all, and on trial it is not to be asked last.
+            failing={name: words for name, words in watch.failing().items() if name not in held},
+            error_rates=watch.error_rates(),
+            disabled={name: (one.reason, one.message, one.on_trial) for name, one in held.items()},
+            unwell=watch.unwell(),
+            first_token_seconds=self._treasury.first_tokens.medians(),
+        )
 
     async def _look_at_traffic(self) -> None:
         if time.monotonic() - self._traffic_at < self._settings.tick_seconds * 0.9:

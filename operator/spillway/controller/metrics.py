@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -56,6 +57,10 @@ class Metrics:
         """What the next scrape shows of each deployment; series vanish with it."""
         self._state.snapshot, self._state.plan = snapshot, plan
 
+    def disabled(self, providers: Mapping[str, str]) -> None:
+        """Providers that are disabled or on trial, with the reason."""
+        self._state.disabled = providers
+
     def spent_by(self, spending: Callable[[], Mapping[Key, Amount]]) -> None:
         """Where a scrape finds all that was spent, while this process leads."""
         self._spending.look = spending
@@ -63,7 +68,8 @@ class Metrics:
 
 class _Spending(Collector):
     """The ledger's sums, which outlive every process: thirteen months of them, so a series falls only when its oldest
-    month is dropped."""
+    month is dropped. Corrections are apart, in a gauge: a credit must not make a counter fall, which `rate` would take
+    for a restart from zero and count all that was spent before once more."""
 
     def __init__(self) -> None:
         self.look: Callable[[], Mapping[Key, Amount]] = dict
@@ -75,18 +81,35 @@ class _Spending(Collector):
             "spillway_spend_estimated_usd", "Of them those that no meter has confirmed.", labels=labels
         )
         tokens = CounterMetricFamily("spillway_spend_tokens", "Tokens that were paid for by the token.", labels=labels)
-        for key, amount in sorted(self.look().items()):
-            usd.add_metric(list(key), float(amount.usd))
-            estimated.add_metric(list(key), float(amount.estimated_usd))
+        gpu = CounterMetricFamily("spillway_spend_gpu_seconds", "Seconds of GPUs that were paid for.", labels=labels)
+        adjusted = GaugeMetricFamily(
+            "spillway_spend_adjusted_usd", "What people corrected of the dollars, beside them.", labels=labels
+        )
+        charged: dict[Key, Amount] = {}
+        corrected: dict[Key, Decimal] = {}
+        for key, amount in self.look().items():
+            charged.setdefault(key.charged, Amount())
+            if key.adjustment:
+                corrected[key.charged] = corrected.get(key.charged, Decimal(0)) + amount.usd
+            else:
+                charged[key] = amount
+        for key, amount in sorted(charged.items()):
+            who = [key.namespace, key.deployment, key.source, key.supplier, key.model]
+            usd.add_metric(who, float(amount.usd))
+            estimated.add_metric(who, float(amount.estimated_usd))
+            adjusted.add_metric(who, float(corrected.get(key, Decimal(0))))
             if key.source == "external":
-                tokens.add_metric(list(key), amount.tokens)
-        yield from (usd, estimated, tokens)
+                tokens.add_metric(who, amount.tokens)
+            else:
+                gpu.add_metric(who, amount.gpu_seconds)
+        yield from (usd, estimated, adjusted, tokens, gpu)
 
 
 class _State(Collector):
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
         self.plan: Plan | None = None
+        self.disabled: Mapping[str, str] = {}
 
     def collect(self) -> Iterator[Metric]:
         labels = ["namespace", "deployment"]
@@ -106,4 +129,11 @@ class _State(Collector):
                 wanted.add_metric([*who, variant], number)
         for budget in self.snapshot.budgets if self.snapshot else ():
             left.add_metric([budget.policy, budget.name], float(budget.remaining))
-        yield from (work, gate, ratio, wanted, left)
+        disabled = GaugeMetricFamily(
+            "spillway_provider_disabled",
+            "1 for a provider that refuses everything, until it answered a request again.",
+            labels=["provider", "reason"],
+        )
+        for provider, reason in sorted(self.disabled.items()):
+            disabled.add_metric([provider, reason], 1)
+        yield from (work, gate, ratio, wanted, left, disabled)

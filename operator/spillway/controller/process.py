@@ -18,6 +18,7 @@ from spillway.act.events import EventRecorder
 from spillway.act.kube import Kube, KubeError
 from spillway.catalog import Catalog
 from spillway.controller import informer
+from spillway.controller.adjustment_watch import AdjustmentWatch
 from spillway.controller.brain import Brain, Picture
 from spillway.controller.catalog_watch import CatalogWatch
 from spillway.controller.certificates import Certificates
@@ -32,7 +33,6 @@ from spillway.controller.settings import OperatorSettings
 from spillway.controller.treasury import Treasury
 from spillway.controller.workqueue import WorkQueue
 from spillway.gateway.ads import AdsServer
-from spillway.ledger import total
 from spillway.observe import Objects
 from spillway.observe.prometheus import Prometheus
 
@@ -186,8 +186,9 @@ class Operator:
     async def _work(self) -> None:
         settings, queue = self._settings, WorkQueue()
         prometheus = Prometheus(settings.prometheus_url)
-        core = client.CoreV1Api(self._api)
-        treasury = Treasury(core, self._objects, settings, self._wake, leases=lambda: ads.leases())
+        core, events = client.CoreV1Api(self._api), EventRecorder(self._kube, settings.pod_name)
+        adjustments = AdjustmentWatch(core, settings.namespace, events)
+        treasury = Treasury(core, self._objects, settings, self._wake, adjustments, lambda: ads.leases())
         certificates = Certificates(self._kube, settings.namespace, self._metrics)
         # A leader that is not sure to lead, or does not see what is spent, renews nobody's permission to spend.
         ads = AdsServer(
@@ -197,10 +198,9 @@ class Operator:
             identity=lambda: certificates.identity,
         )
         children = Children(self._kube, self._objects, settings.build())
-        events = EventRecorder(self._kube, settings.pod_name)
         recollection = Recollection(self._kube, settings.namespace, self._objects, events)
         overlay = CatalogWatch(
-            client.CoreV1Api(self._api),
+            core,
             settings.namespace,
             settings.catalog_config_map,
             events,
@@ -214,8 +214,9 @@ class Operator:
         reconciler = Reconciler(self._kube, self._objects, children, events, treasury, catalog, queue, self._metrics)
         await certificates.load()
         await overlay.read()
+        await adjustments.read()
         await treasury.load()
-        self._metrics.spent_by(lambda: total(treasury.book))
+        self._metrics.spent_by(treasury.totals)
         memory = await recollection.load()
 
         recorder = None
@@ -250,6 +251,7 @@ class Operator:
                 brain.run(self._stopped),
                 self._renew(ads),
                 overlay.run(),
+                adjustments.run(),
                 certificates.run(),
                 *(reconciler.work() for _ in range(settings.workers)),
             ) as failed:

@@ -160,4 +160,7 @@ def provider(obj: ExternalProvider) -> gateway.Provider:
 def egress(obj: ExternalProvider, model_name: str) -> gateway.Egress:
     model = obj.spec.model(model_name)
     assert model is not None, "only offered models are in a chain"
-    return gateway.Egress(obj.metadata.name, model.name, model.max_output_tokens, 1, model.drop_fields)
+    tiers = tuple(sorted(tier.above_input_tokens for tier in model.price.tiers))
+    return gateway.Egress(
+        obj.metadata.name, model.name, model.max_output_tokens, 1, model.drop_fields, model.context_length, tiers
+    )

@@ -143,18 +143,16 @@ class Reconciler:
         elif plural == PROVIDER and (provider := picture.providers.get(key)):
             spent = self._treasury.provider_usd_today(key)
             health = picture.health
-            failing = health.failing.get(key, "")
-            new_status = platform_status.of_provider(
-                provider, health.blocked.get(key), failing, health.error_rates.get(key), spent, now
-            )
+            new_status = platform_status.of_provider(provider, health, spent, now)
             await self._tell_conditions(obj, provider.status.conditions, new_status.conditions)
-            if failing:
+            if key in health.unwell:
                 await self._events.record(
-                    obj, Reason.PROVIDER_ERRORS, "most requests fail; see condition Healthy", "Warning"
+                    obj, health.unwell[key][0], "it does not do well; see condition Healthy", "Warning"
                 )
-            if blocked := picture.health.blocked.get(key):
+            if blocked := health.blocked.get(key):
                 await self._events.record(obj, blocked[0], blocked[1], "Warning")
-            await self._write(plural, obj, dump(new_status), volatile=("spentToday", "errorRate"))
+            volatile = ("spentToday", "errorRate", "timeToFirstToken")
+            await self._write(plural, obj, dump(new_status), volatile=volatile)
         elif plural == POLICY:
             await self._policy(key, obj, picture, now)
 

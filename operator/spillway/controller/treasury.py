@@ -15,26 +15,35 @@ from kubernetes.aio.client import ApiException, CoreV1Api
 
 from spillway.api import CostPolicy, ExternalProvider, GPUPool, MoEDeployment
 from spillway.build import DEPLOYMENT_LABEL
+from spillway.controller.adjustment_watch import AdjustmentWatch
 from spillway.controller.arrivals import Arrivals
+from spillway.controller.first_token import FirstTokens
 from spillway.controller.lending import Leases, allows_more, cluster_of, leased, lent, no_more_than
-from spillway.controller.provider_watch import ProviderWatch
+from spillway.controller.provider_guard import ProviderGuard
+from spillway.controller.provider_watch import ProviderWatch, Told
 from spillway.controller.settings import OperatorSettings
 from spillway.gateway.reader import fetch
+from spillway.gateway.readings import GatewayReading
 from spillway.gateway.share import share
 from spillway.ledger import (
+    Amount,
     Book,
     Charged,
     EgressSample,
+    Key,
     Pair,
     PodUsage,
     PoolPrice,
     Process,
+    Reserved,
+    Sums,
     allow,
+    charge_idle,
     charge_pods,
     charge_reading,
     charge_vanished,
     retire,
-    total,
+    settle,
     unread_usd,
     vanished,
     vanished_limits,
@@ -42,7 +51,7 @@ from spillway.ledger import (
 from spillway.ledger.external import Outcome
 from spillway.ledger.reader import GatewayPod, Page, Reader, ReadingFailed, Round
 from spillway.ledger.store import LedgerConflict, LedgerGone, LedgerStore, due
-from spillway.observe import cluster, money
+from spillway.observe import cluster, money, pools
 from spillway.observe.cluster import of_pool, requested
 from spillway.observe.money import Money
 from spillway.observe.objects import Objects, condition, seconds
@@ -58,7 +67,7 @@ ROUNDS_IN_FORCE = 2  # readings until a cap has surely been replaced at every ga
 def outcome(text: str) -> Outcome:
     """A counter's outcome label. Raises ReadingFailed for one that this ledger does not know."""
     match text:
-        case "metered" | "unmetered" | "unanswered" | "refused":
+        case "metered" | "doubtful" | "unmetered" | "unanswered" | "refused":
             return text
     raise ReadingFailed(f"unknown outcome {text!r}: the gateway is of another version")
 
@@ -82,9 +91,11 @@ class Treasury:
         objects: Objects,
         settings: OperatorSettings,
         on_threshold: Callable[[], None],
+        adjustments: AdjustmentWatch | None = None,
         leases: Callable[[], Leases] = dict,
     ) -> None:
         """`leases`: what gateway processes are known to have been lent, by process and external cluster."""
+        self._adjustments = adjustments
         self._store = LedgerStore(core, settings.namespace)
         self._objects = objects
         self._settings = settings
@@ -98,8 +109,12 @@ class Treasury:
         self._missing: dict[str, frozenset[str]] = {}
         self._arrived: dict[str, Mapping[str, int]] = {}  # by gateway process, of the round that is being read
         self.book = Book()
+        self._sums = Sums()
         self.view = Money()
         self.providers = ProviderWatch()
+        self.guard = ProviderGuard()
+        self.first_tokens = FirstTokens()
+        self._told: dict[str, GatewayReading] = {}  # by gateway pod, of the round that is being read
         self.arrivals = Arrivals()
         self.read_once = asyncio.Event()  # before the first round nothing is known of what may be spent
         self.in_flight: dict[str, dict[str, int]] = {}  # by gateway process and cluster, for sharing out limits
@@ -142,7 +157,11 @@ class Treasury:
         self._written_at, self._last_external = now, self._external_usd()
 
     def _external_usd(self) -> Decimal:
-        return sum((a.usd for k, a in total(self.book).items() if k.source == "external"), ZERO)
+        return sum((a.usd for k, a in self.totals().items() if k.source == "external"), ZERO)
+
+    def totals(self, start: datetime | None = None) -> dict[Key, Amount]:
+        """All that was spent, or since `start`, by key."""
+        return {k: a for own in self._sums.of(self.book, start).values() for k, a in own.items()}
 
     @property
     def flowing(self) -> bool:
@@ -163,6 +182,7 @@ class Treasury:
         spilling = sum(n for name, n in reading.in_flight.items() if name.startswith("ext|"))
         self._lives[pod.pod] = _Life(process, dict(reading.in_flight), spilling, self._terminating(pod.pod))
         self._arrived[process] = reading.arrivals
+        self._told[pod.pod] = reading
         self._missing[pod.pod] = frozenset(reading.missing_credential_keys)
         samples = (
             EgressSample(
@@ -177,6 +197,8 @@ class Treasury:
                 s.cached_tokens,
                 s.request_bytes,
                 s.response_bytes,
+                s.cache_write_tokens,
+                s.tier,
             )
             for s in reading.samples
         )
@@ -205,19 +227,24 @@ class Treasury:
     def provider_usd_today(self, provider: str) -> Decimal:
         """Spent at a provider since midnight UTC."""
         start = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        sums = total(self.book, start, None, lambda k: k.source == "external" and k.supplier == provider)
-        return sum((a.usd for a in sums.values()), ZERO)
+        sums = self.totals(start)
+        return sum((a.usd for k, a in sums.items() if k.source == "external" and k.supplier == provider), ZERO)
 
     async def _round(self, found: Round) -> None:
-        """One reading of all gateways: charge, look at the budgets, tell if a limit moved, write if it is time."""
+        """One reading of all gateways: charge, look at the budgets, tell if a limit moved, write if it is time. What
+        people ask to be adjusted goes first: where that finds that somebody else wrote, what was read is charged to
+        theirs."""
         now, before = datetime.now(UTC), self.view
-        prices = money.prices(valid(ExternalProvider, self._objects.externalproviders))
+        await self._adjust(now)
+        providers = valid(ExternalProvider, self._objects.externalproviders)
+        prices = money.prices(providers)
         for reading in found.readings:
             if reading.page.process:
                 page = reading.page
                 self._take(charge_reading(self.book, reading.pod, page.process, page.samples, prices, reading.at))
-        self.providers.note(((r.page.process, r.page.samples) for r in found.readings), time.monotonic())
+        self._look_at_providers(found, providers, now)
         self._take(charge_pods(self.book, self._gpu_pods(), self._pool_prices(), now))
+        self.book = charge_idle(self.book, self._reserved(), now)
         view = self._assess(found, now, before)
         # In a leader's first round only its own view tells what those who do not answer may have spent.
         unheard = bool(found.failures) and not before.needs
@@ -237,6 +264,40 @@ class Treasury:
             self._on_threshold()
         self.read_once.set()
         await self._write_quietly()
+
+    def _look_at_providers(self, found: Round, providers: Mapping[str, ExternalProvider], now: datetime) -> None:
+        """How they do, and which are disabled from now on, or are not any more."""
+        moment, told, before = time.monotonic(), self._told, dict(self.guard.disabled)
+        self._told = {}
+        new = self.providers.note(
+            (Told(r.pod, r.page.process, r.page.samples, told[r.pod].errors) for r in found.readings), moment
+        )
+        self.first_tokens.note(
+            {(r.pod, r.page.process): told[r.pod].first_bytes for r in found.readings if r.page.process}, moment
+        )
+        self.guard.note(providers, new, now.timestamp())
+        for name in before.keys() | self.guard.disabled.keys():
+            held = self.guard.disabled.get(name)
+            if held != before.get(name):
+                words = held.message if held else "it answers again"
+                log.warning("provider", extra={"provider": name, "words": words})
+
+    async def _adjust(self, now: datetime) -> None:
+        """Settle what people ask to be adjusted. It counts once it is stored: else a credit could be spent that a later
+        leader knows nothing of."""
+        if self._adjustments is None:
+            return
+        before = self.book
+        done = settle(self.book, self._adjustments.requests, now)
+        if done.settled:
+            self.book = done.book
+            await self._write_quietly(force=True)
+            if self.book is not self._written:
+                self.book = before
+                return
+            if any(self.book.adjustments.get(ref) != one for ref, one in done.settled.items()):
+                return  # somebody else wrote: what is stored counts, and the next round settles by it
+        await self._adjustments.tell(done)
 
     async def _vouched(self, found: Round, view: Money) -> Money:
         """The view, once the stored ledger knows all that its caps may let a gateway process have in flight: whoever
@@ -266,6 +327,8 @@ class Treasury:
             self._unread(found, known, now),
             now,
             self._settings.timing(),
+            {name: (held.most, held.message) for name, held in self.guard.disabled.items()},
+            self._sums,
             leased(self.book, self._leases(), _pairs(moes)),
         )
 
@@ -370,6 +433,13 @@ class Treasury:
         return {
             name: PoolPrice(pool.spec.price.usd_per_gpu_hour, round(pool.spec.price.minimum_billing_seconds))
             for name, pool in valid(GPUPool, self._objects.gpupools).items()
+        }
+
+    def _reserved(self) -> dict[str, Reserved]:
+        return {
+            name: Reserved(pools.unclaimed(pool, self._objects), pool.spec.price.usd_per_gpu_hour)
+            for name, pool in valid(GPUPool, self._objects.gpupools).items()
+            if pool.spec.price.billing == "Reserved"
         }
 
 

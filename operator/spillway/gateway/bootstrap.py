@@ -26,6 +26,12 @@ _KEPT_STATS = (
     r"^vhost\.metrics\..*",
 )
 
+# Envoy's own bounds are two or three to a factor of ten, too coarse for a median.
+_FIRST_BYTE_MILLISECONDS = [
+    *(50, 100, 150, 200, 300, 400, 500, 700, 1000, 1500, 2000, 3000, 4000, 5000, 7000, 10_000, 15_000, 20_000),
+    *(30_000, 45_000, 60_000, 120_000, 300_000, 600_000),
+]
+
 # Envoy's own back-off between attempts grows to 30 s: so long a new leader could not lower a cap. Leaders are few, and
 # answer a gateway at once.
 _RECONNECT: Fields = {"retry_back_off": {"base_interval": "0.25s", "max_interval": "2s"}}
@@ -106,6 +112,9 @@ def bootstrap(node: GatewayNode, ads_host: str, ads_port: int, admin_socket: str
                 {"tag_name": "spillway.secret", "regex": r"^sds\.((.*)\.)update_success$"},
                 {"tag_name": "envoy.response_code_class"},
                 {"tag_name": "envoy.http_conn_manager_prefix"},
+            ],
+            "histogram_bucket_settings": [
+                {"match": {"prefix": "spillway.egress_first_byte"}, "buckets": _FIRST_BYTE_MILLISECONDS}
             ],
             "stats_matcher": {
                 "inclusion_list": {"patterns": [{"safe_regex": {"regex": pattern}} for pattern in _KEPT_STATS]}

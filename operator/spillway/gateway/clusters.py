@@ -11,7 +11,11 @@ from spillway.gateway.messages import Fields, http_options, seconds, typed
 
 # The limits that mean something are set by name below; these only must never be the narrow place.
 _UNLIMITED = 1_000_000
+# A peer that is gone without a word: found after 60 s of silence on its connection, however long its answer may take.
 _KEEPALIVE = {"tcp_keepalive": {"keepalive_time": 30, "keepalive_interval": 10, "keepalive_probes": 3}}
+# Keepalive waits while something that was sent is not acknowledged, and the kernel would try that again for a quarter
+# of an hour: TCP_USER_TIMEOUT (18, of IPPROTO_TCP 6), in milliseconds, ends this after the same time.
+_UNACKNOWLEDGED = {"socket_options": [{"description": "TCP_USER_TIMEOUT", "level": 6, "name": 18, "int_value": 60_000}]}
 
 
 # With 1,024 points the parts of ten replicas differ by some per cent; what is left bounded loads take care of.
@@ -95,6 +99,7 @@ def external(pair: names.Pair, provider: Provider, deployment: str) -> Fields:
         "circuit_breakers": _thresholds(0),
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": endpoint}]}]},
         "upstream_connection_options": _KEEPALIVE,
+        "upstream_bind_config": _UNACKNOWLEDGED,
         "typed_extension_protocol_options": http_options(idle_timeout="50s"),
     }
     if provider.tls:

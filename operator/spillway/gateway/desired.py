@@ -79,13 +79,19 @@ class Provider:
 
 @dataclass(frozen=True)
 class Egress:
-    """One (provider, model): what a request may cost at most there, and which fields that provider refuses."""
+    """One (provider, model): what a request may cost at most there, and which fields that provider refuses.
+
+    context_length: the longest prompt that is believed without doubt, in tokens. tiers: the prompt lengths above which
+    the provider has other prices, ascending.
+    """
 
     provider: str
     model: str
     max_output_tokens: int
     max_choices: int = 1
     drop_fields: tuple[str, ...] = ()
+    context_length: int = 131_072
+    tiers: tuple[int, ...] = ()
 
     @property
     def pair(self) -> Pair:

@@ -28,8 +28,21 @@ local function cap(values, names, field, limit)
   values[field] = tostring(limit)
 end
 
+-- Until when this provider asked to be left alone, in ms since 1970. A gateway has one worker, and so one of it.
+local held_until = 0
+
+local function seconds_held(now_ms)
+  return now_ms < held_until and math.ceil((held_until - now_ms) / 1000) or nil
+end
+
 function envoy_on_request(h)
   if not h:metadata():get("permitted") then return end
+  local held = seconds_held(h:timestamp())
+  if held then
+    h:streamInfo():dynamicMetadata():set("spillway", "why", "held")
+    h:respond({ [":status"] = "503", ["x-spillway-next"] = "provider", ["retry-after"] = tostring(held) }, "")
+    return
+  end
   local headers = h:headers()
   local path = headers:get(":path"):match("^[^?]*")
   local encoding = headers:get("content-encoding")
@@ -74,12 +87,22 @@ function envoy_on_request(h)
   for name in pairs(DROP) do values[name] = nil end
   body:setBytes(object(values, names))
 
-  -- "unmetered" until usage is seen: an aborted request was not free
+  -- "unmetered" until usage is seen: an aborted request was not free. Usage that leaves out the completion of a path
+  -- that has one is none: below zero, nothing is counted.
   local metadata = h:streamInfo():dynamicMetadata()
   metadata:set("spillway", "prompt", 0)
-  metadata:set("spillway", "completion", 0)
+  metadata:set("spillway", "completion", fields and -1 or 0)
   metadata:set("spillway", "cached", 0)
+  metadata:set("spillway", "cache_write", 0)
   metadata:set("spillway", "outcome", "unmetered")
+end
+
+-- The text of an error's body, if it is one that can be read. It is held back until it is complete; one that is larger
+-- than what a request may have becomes a 500 that listeners.py sends on.
+local function error_text(h)
+  if (tonumber(h:headers():get("content-length") or "") or 0) > READ_BYTES then return "" end
+  local body = h:body()
+  return body and body:getBytes(0, math.min(body:length(), READ_BYTES)) or ""
 end
 
 function envoy_on_response(h)
@@ -92,18 +115,35 @@ function envoy_on_response(h)
   if status >= 200 and status < 300 then
     local kind = headers:get("content-type") or ""
     if find(kind, "^application/json") then headers:replace("content-type", "application/json") end
-    if find(kind, "^text/event%-stream") then headers:replace("content-type", "text/event-stream") end
+    if find(kind, "^text/event%-stream") then
+      headers:replace("content-type", "text/event-stream")
+      metadata:set("spillway", "streamed", "yes")
+    end
     return
   end
   -- A provider that took the request and then broke off may bill what it computed.
   local broken = headers:get("x-spillway-unanswered")
   headers:remove("x-spillway-unanswered")
   metadata:set("spillway", "outcome", broken and "unanswered" or next == "capped" and "capped" or "refused")
+  if next == "capped" then return end
+  local why = next and "unavailable" or why_failed(status, {})
+  metadata:set("spillway", "why", why)
   if next then return end
-  if status < 400 or status >= 500 or status == 401 or status == 402 or status == 403 or status == 404
-    or status == 408 or status == 409 or status == 429 then
-    headers:replace("x-spillway-provider-status", tostring(status))
-    headers:replace("x-spillway-next", "provider")
-    headers:replace(":status", "503")
+  if is_open(status) then
+    why = why_failed(status, said(error_text(h)))
+    headers = h:headers() -- the body was waited for: what was had before is void
+    h:streamInfo():dynamicMetadata():set("spillway", "why", why)
   end
+  if why == "rejected" then return end -- the client's own fault, and for it to read
+  local wait
+  if why == "throttled" or why == "overloaded" or why == "unavailable" then
+    wait = asked_wait(headers, h:timestamp() / 1000) or why == "overloaded" and OVERLOADED_WAIT_SECONDS
+  end
+  if wait then held_until = math.max(held_until, h:timestamp() + 1000 * wait) end
+  local held = seconds_held(h:timestamp())
+  headers:remove("retry-after")
+  if held then headers:replace("retry-after", tostring(held)) end
+  headers:replace("x-spillway-provider-status", tostring(status))
+  headers:replace("x-spillway-next", "provider")
+  headers:replace(":status", "503")
 end

@@ -19,11 +19,14 @@ def error_body(status: int, code: str, message: str) -> str:
 
 
 def refusals(deployment: Deployment) -> Fields:
-    """Route metadata for answer.lua: by `x-spillway-next`, what the client reads when the chain could not serve."""
+    """Route metadata for main.lua: by `x-spillway-next`, what the client reads when the chain could not serve. `sole`:
+    one provider alone could have, so when it may be asked again is when the client may."""
     name = f"{deployment.id} ({deployment.served_name})"
     full = _answer(429, "capacity_exceeded", f"All replicas of {name} are at capacity. Retry later.", 5)
     empty = _answer(503, "no_capacity", f"No replica of {name} is ready yet. Retry later.", 30)
     failed = _answer(502, "provider_error", f"No external provider of {name} gave an answer. Retry later.", 10)
+    if len(deployment.chain) == 1:
+        failed["sole"] = True
     refusal = deployment.refusal
     if refusal is not None:
         full = empty = _refusal(refusal)
@@ -35,7 +38,8 @@ def route_refusals(deployment: Deployment, route: Route) -> Fields:
     asked = route.pair[0] if route.pair else "no provider"
     shut = _refusal(route.refusal)
     message = f"Provider {asked} gave no answer to this request of {deployment.id}, which is routed there. Retry later."
-    return {"not-permitted": shut, "capped": shut, "provider": _answer(502, "provider_error", message, 10)}
+    failed = {**_answer(502, "provider_error", message, 10), "sole": True}
+    return {"not-permitted": shut, "capped": shut, "provider": failed}
 
 
 def refused(refusal: Refusal) -> Fields:

@@ -143,12 +143,14 @@ def egress(pair: Egress, provider: Provider, node: GatewayNode) -> Fields:
     name = names.egress_listener(pair.pair)
     broken = _mark(_UNANSWERED, "provider")
     broken["headers_to_add"].append(header(names.UNANSWERED_HEADER, "true"))
-    marks = {"mappers": [_mark(["UO"], "capped"), broken, _mark(["UH", "NC", *_UNREACHED], "provider")]}
+    marks = {
+        "mappers": [_mark(["UO"], "capped"), broken, _mark(["UH", "NC", *_UNREACHED], "provider"), _error_too_large()]
+    }
     connection = _http(
         "egress",
         name,
         [*metering.usage_filters(), egress_filter(pair), *limited, injector],
-        access_log=metering.egress_log(pair, node),
+        access_log=[*metering.egress_log(pair, node), *metering.health_logs(pair, node)],
         local_reply_config=marks,
     )
     return _internal(name, connection)
@@ -188,6 +190,16 @@ def _mark(flags: Sequence[str], why: str) -> Fields:
     return {
         "filter": {"response_flag_filter": {"flags": list(flags)}},
         "headers_to_add": [header(names.NEXT_HEADER, why)],
+    }
+
+
+def _error_too_large() -> Fields:
+    """An error's body is held back until it was read, up to the limit of requests: above it Envoy answers 500."""
+    value = {"default_value": 500, "runtime_key": "spillway.status.EQ.500"}
+    return {
+        "filter": {"status_code_filter": {"comparison": {"op": "EQ", "value": value}}},
+        "status_code": 503,
+        "headers_to_add": [header(names.NEXT_HEADER, "provider")],
     }
 
 

@@ -1,6 +1,6 @@
 """The gateway's Lua scripts (the `.lua` files next to this module) as filter configurations.
 
-json.lua is not one of them: it stands in front of those that look into bodies.
+json.lua and failures.lua are none of them: they stand in front of those that use them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ PROMPT_OPENING_BYTES = 1024
 """The same of a bare prompt, where nothing says which part stays as it is while it grows."""
 
 
-def _script(name: str) -> str:
-    return files("spillway.gateway").joinpath(name).read_text(encoding="utf-8")
+def _scripts(*names: str) -> str:
+    return "".join(files("spillway.gateway").joinpath(name).read_text(encoding="utf-8") for name in names)
 
 
 def _filter(source: str) -> Fields:
@@ -45,20 +45,20 @@ def _literal(text: str) -> str:
 
 def main_filter() -> Fields:
     constants = f"local LONGEST_OPENING = {LONGEST_OPENING_BYTES}\nlocal PROMPT_OPENING = {PROMPT_OPENING_BYTES}\n"
-    return _filter(constants + _script("json.lua") + _script("main.lua"))
+    return _filter(constants + _scripts("json.lua", "main.lua"))
 
 
 def gate_filter() -> Fields:
-    return _filter(_script("gate.lua"))
+    return _filter(_scripts("gate.lua"))
 
 
 def rate_filter() -> Fields:
-    return _filter(_script("rate.lua"))
+    return _filter(_scripts("rate.lua"))
 
 
 def limited_filter(provider: str) -> Fields:
     constant = f"local RATE = {_literal(names.rate_cluster(provider))}\n"
-    return {**_filter(constant + _script("limited.lua")), "name": f"{FILTER_NAME}.limited"}
+    return {**_filter(constant + _scripts("limited.lua")), "name": f"{FILTER_NAME}.limited"}
 
 
 def egress_filter(egress: Egress) -> Fields:
@@ -69,4 +69,4 @@ def egress_filter(egress: Egress) -> Fields:
         f"local MAX_CHOICES = {int(egress.max_choices)}",
         f"local DROP = {{ {', '.join(f'[{_literal(name)}] = true' for name in dropped)} }}",
     )
-    return _filter("\n".join(constants) + "\n" + _script("json.lua") + _script("egress.lua"))
+    return _filter("\n".join(constants) + "\n" + _scripts("json.lua", "failures.lua", "egress.lua"))

@@ -19,6 +19,7 @@ M = TypeVar("M", bound=Message)
 # Imported for their side effect: a message inside an Any is found by its name once its module is loaded.
 for _module in (
     "xds.type.v3.typed_struct",
+    "envoy.extensions.access_loggers.filters.cel.v3.cel",
     "envoy.extensions.access_loggers.stats.v3.stats",
     "envoy.extensions.bootstrap.internal_listener.v3.internal_listener",
     "envoy.extensions.filters.http.buffer.v3.buffer",

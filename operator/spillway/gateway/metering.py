@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from spillway.gateway import names
 from spillway.gateway.desired import Egress, GatewayNode
@@ -10,6 +10,9 @@ from spillway.gateway.messages import Fields, typed, typed_struct
 
 _NAMESPACE = "spillway"
 _LARGEST_EVENT_BYTES = 1 << 20
+_MOST_TOKENS = 10_485_760
+"""What the API takes as a contextLength at most: more in one request is no count of tokens. One number that is negative
+or beyond 64 bits would turn a counter back or around, and the ledger could charge nothing on it ever after."""
 
 # OpenAI: chat, completions and embeddings say prompt/completion, responses say input/output (streamed: in `response`).
 _USAGE: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -23,7 +26,11 @@ _USAGE: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("cached", ("usage", "input_tokens_details", "cached_tokens")),
     ("cached", ("response", "usage", "input_tokens_details", "cached_tokens")),
     ("cached", ("usage", "prompt_cache_hit_tokens")),
+    ("cache_write", ("usage", "prompt_tokens_details", "cache_write_tokens")),
+    ("cache_write", ("usage", "prompt_tokens_details", "cache_creation_input_tokens")),
+    ("cache_write", ("usage", "cache_creation_input_tokens")),
 )
+_TOKENS = ("prompt", "completion", "cached", "cache_write")
 
 
 def usage_filters() -> list[Fields]:
@@ -56,35 +63,60 @@ def _rule(path: tuple[str, ...], target: Mapping[str, str]) -> Fields:
 
 
 def egress_log(egress: Egress, node: GatewayNode) -> list[Fields]:
-    """Counters per (deployment, provider, model, outcome), at the end of each attempt that was sent out."""
-    outcome = f"%DYNAMIC_METADATA({_NAMESPACE}:outcome)%"
+    """Counters per (deployment, provider, model, outcome), at the end of each attempt that was sent out. Usage counts
+    by the price tier that its prompt falls in."""
     tags = {
         "deployment": "%METADATA(ROUTE:spillway:deployment)%",
         "provider": _plain(egress.provider),
         "model": _plain(egress.model),
-        "outcome": outcome,
         "process": _plain(node.process),
     }
-    counters = [
-        _counter("egress_requests", tags),
-        *(
-            _counter(f"egress_{key}_tokens", tags, f"%DYNAMIC_METADATA({_NAMESPACE}:{key})%")
-            for key in ("prompt", "completion", "cached")
-        ),
+    sent = [
         _counter("egress_request_bytes", tags, "%BYTES_RECEIVED%"),
         _counter("egress_response_bytes", tags, "%BYTES_SENT%"),
     ]
-    asked = {
-        "metadata_filter": {
-            "matcher": {
-                "filter": _NAMESPACE,
-                "path": [{"key": "outcome"}],
-                "value": {"string_match": {"safe_regex": {"regex": "metered|unmetered|unanswered|refused"}}},
-            },
-            "match_if_key_not_found": False,
-        }
-    }
-    return [{**_stats(counters), "filter": asked}]
+    tokens = [_counter(f"egress_{key}_tokens", tags, f"%DYNAMIC_METADATA({_NAMESPACE}:{key})%") for key in _TOKENS]
+    requests = _counter("egress_requests", tags)
+
+    def log(outcome: str, when: str, counters: Sequence[Fields]) -> Fields:
+        tagged = [_tagged(counter, "outcome", outcome) for counter in counters]
+        return {**_stats(tagged), "filter": _expression(when)}
+
+    # Lua has set every count to a number, and so these comparisons cannot fail; nor does one without "spillway" match.
+    possible = _all(
+        f"{_of('prompt')} >= 1.0", *(f"{_of(key)} >= 0.0 && {_of(key)} < {_MOST_TOKENS}.0" for key in _TOKENS)
+    )
+    believed = _all(
+        "response.flags == 0",
+        f"{_of('prompt')} <= {egress.context_length}.0",
+        f"{_of('completion')} <= {egress.max_output_tokens * egress.max_choices}.0",
+        f"{_of('cached')} + {_of('cache_write')} <= {_of('prompt')}",
+    )
+    seen = f"{_of('outcome')} == 'metered'"
+    logs = []
+    for above, below in zip((0, *egress.tiers), (*egress.tiers, _MOST_TOKENS), strict=True):
+        within = f"{_of('prompt')} > {above}.0 && {_of('prompt')} <= {below}.0"
+        tier = f":{above}" if above else ""
+        counters = [requests, *tokens, *sent]
+        logs.append(log(f"metered{tier}", _all(seen, possible, within, believed), counters))
+        logs.append(log(f"doubtful{tier}", _all(seen, possible, within, f"!({believed})"), counters))
+    missing = f"{_of('outcome')} == 'unmetered' || ({seen} && !({possible}))"
+    logs.append(log("unmetered", missing, [requests, *sent]))
+    logs += [log(why, f"{_of('outcome')} == '{why}'", [requests, *sent]) for why in ("unanswered", "refused")]
+    return logs
+
+
+def _of(key: str) -> str:
+    return f"metadata.filter_metadata['{_NAMESPACE}']['{key}']"
+
+
+def _all(*conditions: str) -> str:
+    return " && ".join(conditions)
+
+
+def _expression(text: str) -> Fields:
+    kind = "extensions.access_loggers.filters.cel.v3.ExpressionFilter"
+    return {"extension_filter": typed("envoy.access_loggers.extension_filters.cel", kind, expression=text)}
 
 
 def main_log(node: GatewayNode) -> list[Fields]:
@@ -108,14 +140,45 @@ def main_log(node: GatewayNode) -> list[Fields]:
     return logs
 
 
+def health_logs(egress: Egress, node: GatewayNode) -> list[Fields]:
+    """What tells how a provider does: its errors by class (failures.lua; `held`: it was not asked, as it had asked for
+    a pause), and of its streams the time from the request to the first byte of the answer's body, in milliseconds."""
+    tags = {"provider": _plain(egress.provider), "model": _plain(egress.model), "process": _plain(node.process)}
+    errors = _counter("egress_errors", {**tags, "why": f"%DYNAMIC_METADATA({_NAMESPACE}:why)%"})
+    first_byte = {
+        "stat": _stat("egress_first_byte", tags),
+        "unit": "Milliseconds",
+        "value_format": "%COMMON_DURATION(DS_RX_END:US_RX_BODY_BEG:ms)%",
+    }
+    return [
+        {**_stats([errors]), "filter": _has("why")},
+        {**_stats([], histograms=[first_byte]), "filter": _has("streamed")},
+    ]
+
+
+def _has(key: str, regex: str = ".+") -> Fields:
+    value = {"string_match": {"safe_regex": {"regex": regex}}}
+    matcher = {"filter": _NAMESPACE, "path": [{"key": key}], "value": value}
+    return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": False}}
+
+
 def _counter(name: str, tags: Mapping[str, str], value_format: str | None = None) -> Fields:
-    stat = {"name": name, "tags": [{"name": tag, "value_format": value} for tag, value in tags.items()]}
-    return {"stat": stat, **({"value_format": value_format} if value_format else {"value_fixed": "1"})}
+    value = {"value_format": value_format} if value_format else {"value_fixed": "1"}
+    return {"stat": _stat(name, tags), **value}
 
 
-def _stats(counters: list[Fields]) -> Fields:
+def _tagged(counter: Fields, tag: str, value: str) -> Fields:
+    stat = counter["stat"]
+    return {**counter, "stat": {**stat, "tags": [*stat["tags"], {"name": tag, "value_format": value}]}}
+
+
+def _stat(name: str, tags: Mapping[str, str]) -> Fields:
+    return {"name": name, "tags": [{"name": tag, "value_format": value} for tag, value in tags.items()]}
+
+
+def _stats(counters: list[Fields], **others: list[Fields]) -> Fields:
     kind = "extensions.access_loggers.stats.v3.Config"
-    return typed("envoy.access_loggers.stats", kind, stat_prefix="spillway", counters=counters)
+    return typed("envoy.access_loggers.stats", kind, stat_prefix="spillway", counters=counters, **others)
 
 
 def _log_type(kind: str) -> Fields:

@@ -12,6 +12,8 @@ _LINE = re.compile(r"^(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(?P<labels>.*)\})? 
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
 _ESCAPE = re.compile(r"\\(.)")
 _EGRESS = "envoy_spillway_egress_"
+_ERRORS = f"{_EGRESS}errors"
+_FIRST_BYTE = f"{_EGRESS}first_byte"
 _QUANTITIES = (
     "requests",
     "prompt_tokens",
@@ -19,12 +21,13 @@ _QUANTITIES = (
     "cached_tokens",
     "request_bytes",
     "response_bytes",
+    "cache_write_tokens",
 )
 
 
 @dataclass(frozen=True)
 class EgressSample:
-    """Cumulative since the process started. `outcome` as in `ledger.external.EgressSample`."""
+    """Cumulative since the process started. `outcome` and `tier` as in `ledger.external.EgressSample`."""
 
     namespace: str
     deployment: str
@@ -37,6 +40,8 @@ class EgressSample:
     cached_tokens: int
     request_bytes: int
     response_bytes: int
+    cache_write_tokens: int = 0
+    tier: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class GatewayReading:
     """process: None while nothing was counted yet. in_flight: requests by cluster name (local|… and ext|…).
 
     arrivals: requests that came in, by deployment id, but for those that a route took at once.
+    errors: of providers, by provider, model and class (failures.lua). first_bytes: of streams, by provider and model:
+    how many had the first byte of their answer's body within so many milliseconds.
     missing_credential_keys: file names that could not be read.
     """
 
@@ -52,6 +59,8 @@ class GatewayReading:
     arrivals: dict[str, int] = field(default_factory=dict)
     in_flight: dict[str, int] = field(default_factory=dict)
     missing_credential_keys: tuple[str, ...] = ()
+    errors: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    first_bytes: dict[tuple[str, str], dict[float, int]] = field(default_factory=dict)
 
 
 def parse_counters(page: str) -> GatewayReading:
@@ -61,9 +70,16 @@ def parse_counters(page: str) -> GatewayReading:
     arrivals: dict[str, int] = {}
     in_flight: dict[str, int] = {}
     read: dict[str, int] = {}
+    errors: dict[tuple[str, str, str], int] = {}
+    first_bytes: dict[tuple[str, str], dict[float, int]] = {}
     for name, labels, value in _metrics(page):
         process = labels.get("process", process)
-        if name.startswith(_EGRESS):
+        if name == _ERRORS:
+            errors[labels["provider"], labels["model"], labels["why"]] = value
+        elif name.startswith(_FIRST_BYTE):
+            if name == f"{_FIRST_BYTE}_bucket":
+                first_bytes.setdefault((labels["provider"], labels["model"]), {})[float(labels["le"])] = value
+        elif name.startswith(_EGRESS):
             key = (labels["deployment"], labels["provider"], labels["model"], labels["outcome"])
             quantities.setdefault(key, {})[name.removeprefix(_EGRESS)] = value
         elif name == "envoy_spillway_arrivals" and "/" in labels["deployment"]:
@@ -76,14 +92,14 @@ def parse_counters(page: str) -> GatewayReading:
     samples = tuple(_sample(*key, found) for key, found in sorted(quantities.items()))
     prefix = names.credential_secret("")
     missing = (name.removeprefix(prefix) for name, times in read.items() if name.startswith(prefix) and times == 0)
-    return GatewayReading(process, samples, arrivals, in_flight, tuple(sorted(missing)))
+    return GatewayReading(process, samples, arrivals, in_flight, tuple(sorted(missing)), errors, first_bytes)
 
 
 def _sample(deployment: str, provider: str, model: str, outcome: str, found: Mapping[str, int]) -> EgressSample:
     namespace, name = deployment.split("/", 1)
-    return EgressSample(
-        namespace, name, provider, model, outcome, *(found.get(quantity, 0) for quantity in _QUANTITIES)
-    )
+    outcome, _, tier = outcome.partition(":")
+    counts = {quantity: found.get(quantity, 0) for quantity in _QUANTITIES}
+    return EgressSample(namespace, name, provider, model, outcome, **counts, tier=int(tier or 0))
 
 
 def _metrics(page: str) -> Iterator[tuple[str, dict[str, str], int]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
-from .book import QUARTER_SECONDS, QUARTERS_PER_DAY, Amount, Book, Key, Span
-from .budgets import zone_of
+from .book import IDLE, QUARTER_SECONDS, QUARTERS_PER_DAY, ZERO, Amount, Book, Key, Span
+from .zones import zone_of
 
-Column = Literal["day", "month", "team", "deployment", "source", "provider", "pool", "supplier", "model"]
+Column = Literal["day", "month", "team", "deployment", "source", "provider", "pool", "supplier", "model", "charge"]
 COLUMNS: Final[tuple[Column, ...]] = (
     "day",
     "month",
@@ -21,8 +22,10 @@ COLUMNS: Final[tuple[Column, ...]] = (
     "pool",
     "supplier",
     "model",
+    "charge",
 )
-"""`team` is the namespace; `supplier` is the provider or the pool, whichever was paid."""
+"""`team` is the namespace; `supplier` is the provider or the pool, whichever was paid; `charge` is usage, idle
+(reserved GPUs that nobody used) or adjustment."""
 CHRONOLOGICAL: Final = frozenset({"day", "month"})
 NONE: Final = "-"
 ZONES: Final = timedelta(hours=15)
@@ -30,10 +33,12 @@ ZONES: Final = timedelta(hours=15)
 
 
 class Row(NamedTuple):
-    """What one group of amounts has in common, in the order of the columns asked for, and their sum."""
+    """What one group of amounts has in common, in the order of the columns asked for, and their sum. `adjusted_usd` is
+    the part of it that people corrected."""
 
     values: tuple[str, ...]
     amount: Amount
+    adjusted_usd: Decimal = ZERO
 
 
 def rows(
@@ -52,6 +57,7 @@ def rows(
     """
     where = zone_of(time_zone)
     sums: dict[tuple[str, ...], Amount] = {}
+    adjusted: dict[tuple[str, ...], Decimal] = {}
     for span, bucket in book.spans.items():
         if (start and span.begins < start) or (end and span.begins >= end):
             continue
@@ -59,12 +65,14 @@ def rows(
             if namespace is None or key.namespace == namespace:
                 values = tuple(_value(column, span, key, where) for column in by)
                 sums[values] = sums[values] + amount if values in sums else amount
+                if key.adjustment:
+                    adjusted[values] = adjusted.get(values, ZERO) + amount.usd
     times = [i for i, column in enumerate(by) if column in CHRONOLOGICAL]
 
     def order(row: Row) -> tuple[object, ...]:
         return (*(row.values[i] for i in times), -row.amount.usd, row.values)
 
-    return tuple(sorted((Row(values, amount) for values, amount in sums.items()), key=order))
+    return tuple(sorted((Row(v, amount, adjusted.get(v, ZERO)) for v, amount in sums.items()), key=order))
 
 
 def months_cut(book: Book, start: datetime, end: datetime) -> tuple[str, ...]:
@@ -79,18 +87,26 @@ def months_cut(book: Book, start: datetime, end: datetime) -> tuple[str, ...]:
     return tuple(sorted(cut))
 
 
-def total(found: Sequence[Row]) -> Amount:
-    return sum((row.amount for row in found), Amount())
+def total(found: Sequence[Row]) -> Row:
+    """One row without columns."""
+    return Row((), sum((row.amount for row in found), Amount()), sum((row.adjusted_usd for row in found), ZERO))
+
+
+def day_of(span: Span, where: ZoneInfo) -> str:
+    """The day in the zone that the span counts as: the month, where it is one."""
+    return _moment(span, where).strftime("%Y-%m" if _is_month(span) else "%Y-%m-%d")
 
 
 def _value(column: Column, span: Span, key: Key, where: ZoneInfo) -> str:
     match column:
-        case "day" | "month":
-            return _moment(span, where).strftime("%Y-%m" if column == "month" or _is_month(span) else "%Y-%m-%d")
+        case "day":
+            return day_of(span, where)
+        case "month":
+            return day_of(span, where)[: len("2026-11")]
         case "team":
             return key.namespace
         case "deployment":
-            return f"{key.namespace}/{key.deployment}"
+            return IDLE if key.deployment == IDLE else f"{key.namespace}/{key.deployment}"
         case "source":
             return key.source
         case "provider":
@@ -101,6 +117,8 @@ def _value(column: Column, span: Span, key: Key, where: ZoneInfo) -> str:
             return key.supplier
         case "model":
             return key.model or NONE
+        case "charge":
+            return "adjustment" if key.adjustment else "idle" if key.deployment == IDLE else "usage"
 
 
 def _is_month(span: Span) -> bool:

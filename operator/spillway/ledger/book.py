@@ -17,6 +17,9 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
+from .adjustment import Settled
+from .price import Price
+
 Source = Literal["external", "gpu"]
 
 ZERO: Final = Decimal(0)
@@ -34,16 +37,27 @@ BOUNDARY_DAYS: Final = 35
 """The first and the last UTC day of a month stay in quarter-hours this long: the current month began in one of them."""
 DAYS_KEPT: Final = 40
 MONTHS_KEPT_DAYS: Final = 400
+SETTLED_KEPT: Final = timedelta(days=MONTHS_KEPT_DAYS + 62)
+"""Longer than any day that may still be adjusted: what was settled is never settled again."""
+IDLE: Final = "(idle)"
+"""Namespace and deployment of reserved GPUs that nobody uses: no name that an object may have."""
 
 
 class Key(NamedTuple):
-    """Who spent: `supplier` is the ExternalProvider (source external) or the GPUPool (source gpu)."""
+    """Who spent: `supplier` is the ExternalProvider (source external) or the GPUPool (source gpu). `adjustment` is the
+    id of a correction, which is an amount of its own beside what it corrects: what was charged is never rewritten."""
 
     namespace: str
     deployment: str
     source: Source
     supplier: str
     model: str
+    adjustment: str = ""
+
+    @property
+    def charged(self) -> Key:
+        """What a correction corrects; itself, where it is none."""
+        return self._replace(adjustment="")
 
 
 class Span(NamedTuple):
@@ -79,13 +93,14 @@ class Process(NamedTuple):
 
 
 class Counter(NamedTuple):
-    """Which counters of a gateway process; `outcome` as in `external.EgressSample`."""
+    """Which counters of a gateway process; `outcome` and `tier` as in `external.EgressSample`."""
 
     namespace: str
     deployment: str
     provider: str
     model: str
     outcome: str
+    tier: int = 0
 
 
 class Counts(NamedTuple):
@@ -97,27 +112,34 @@ class Counts(NamedTuple):
     cached_tokens: int = 0
     request_bytes: int = 0
     response_bytes: int = 0
+    cache_write_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """Dollars and tokens; `estimated_usd` is the part of `usd` that no meter has confirmed."""
+    """Dollars, and what was had for them: tokens from a provider, seconds of a GPU from a pool. `estimated_usd` is the
+    part of `usd` that no meter has confirmed."""
 
     usd: Decimal = ZERO
     tokens: int = 0
     estimated_usd: Decimal = ZERO
+    gpu_seconds: int = 0
 
     def __add__(self, other: Amount) -> Amount:
-        return Amount(self.usd + other.usd, self.tokens + other.tokens, self.estimated_usd + other.estimated_usd)
+        return Amount(
+            self.usd + other.usd,
+            self.tokens + other.tokens,
+            self.estimated_usd + other.estimated_usd,
+            self.gpu_seconds + other.gpu_seconds,
+        )
 
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """USD per million tokens. `cached_input` is what a provider takes for prompt tokens it had in its cache."""
-
-    input: Decimal
-    cached_input: Decimal
-    output: Decimal
+    def __sub__(self, other: Amount) -> Amount:
+        return Amount(
+            self.usd - other.usd,
+            self.tokens - other.tokens,
+            self.estimated_usd - other.estimated_usd,
+            self.gpu_seconds - other.gpu_seconds,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +179,19 @@ class PodMark:
     closed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class IdleMark:
+    """Up to where a pool's reserved GPUs have been charged as idle: `gpus` are paid and not held by strangers.
+
+    `gpu_seconds` were idle at this price: cost is computed from their sum and charged by difference, as of a pod.
+    """
+
+    gpus: int
+    usd_per_gpu_hour: Decimal
+    until: int
+    gpu_seconds: int = 0
+
+
 @dataclass(frozen=True)
 class Book:
     """The whole state of the ledger. `minutes` holds only the last `BURN_MINUTES` and only feeds the burn rate."""
@@ -164,7 +199,8 @@ class Book:
     spans: Mapping[Span, Mapping[Key, Amount]] = field(default_factory=dict)
     minutes: Mapping[int, Mapping[Key, Decimal]] = field(default_factory=dict)
     hour: Mapping[int, Mapping[str, Decimal]] = field(default_factory=dict)
-    """External USD by minute since 1970 and namespace, of the last `HOUR_MINUTES`: for limits of any 60 minutes."""
+    """External USD as charged, by minute since 1970 and namespace, of the last `HOUR_MINUTES`: for limits of any 60
+    minutes. What a correction takes back frees none of it."""
     gateways: Mapping[Process, Watermark] = field(default_factory=dict)
     caps: Mapping[Process, Mapping[Pair, int]] = field(default_factory=dict)
     """Requests in flight that each gateway process has been allowed at most since its watermark, or a little more:
@@ -175,6 +211,10 @@ class Book:
     pods: Mapping[str, PodMark] = field(default_factory=dict)
     learned: Mapping[ProviderModel, Learned] = field(default_factory=dict)
     prices: Mapping[ProviderModel, Price] = field(default_factory=dict)
+    adjustments: Mapping[str, Settled] = field(default_factory=dict)
+    """What came of each request to adjust, by its id: the history. That one was applied is known by its amount, too."""
+    idle: Mapping[str, IdleMark] = field(default_factory=dict)
+    """By pool with reserved GPUs."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +247,7 @@ def add(book: Book, entries: Iterable[Entry], now_seconds: int) -> Book:
         bucket[key] = bucket[key] + amount if key in bucket else amount
         minute = minutes.setdefault(seconds // 60, dict(book.minutes.get(seconds // 60, {})))
         minute[key] = minute.get(key, ZERO) + amount.usd
-        if key.source == "external":
+        if key.source == "external" and not key.adjustment:
             outside = hour.setdefault(seconds // 60, dict(book.hour.get(seconds // 60, {})))
             outside[key.namespace] = outside.get(key.namespace, ZERO) + amount.usd
     if not spans:
@@ -229,9 +269,14 @@ def hour_of(spans: Mapping[Span, Mapping[Key, Amount]]) -> dict[int, dict[str, D
             continue
         spent = found.setdefault((span.start + 1) * QUARTER_SECONDS // 60 - 1, {})
         for key, amount in bucket.items():
-            if key.source == "external":
+            if key.source == "external" and not key.adjustment:
                 spent[key.namespace] = spent.get(key.namespace, ZERO) + amount.usd
     return {minute: spent for minute, spent in found.items() if spent}
+
+
+def within(span: Span, start: datetime | None, end: datetime | None) -> bool:
+    """Whether the span begins in [start, end)."""
+    return (start is None or span.begins >= start) and (end is None or span.begins < end)
 
 
 def total(
@@ -243,7 +288,7 @@ def total(
     """Sums by key over the spans that begin in [start, end); exact for the current day and month of any zone."""
     sums: dict[Key, Amount] = {}
     for span, bucket in book.spans.items():
-        if (start and span.begins < start) or (end and span.begins >= end):
+        if not within(span, start, end):
             continue
         for key, amount in bucket.items():
             if select(key):
@@ -251,13 +296,16 @@ def total(
     return sums
 
 
-def burn_usd_per_hour(book: Book, now: datetime, select: Callable[[Key], bool]) -> Decimal:
-    """Dollars an hour over the last `BURN_MINUTES`, or since spending began if that is less (at least a minute)."""
+def burn_usd_per_hour(
+    minutes: Mapping[int, Mapping[Key, Decimal]], now: datetime, select: Callable[[Key], bool]
+) -> Decimal:
+    """Dollars an hour over the last `BURN_MINUTES` of `Book.minutes`, or since spending began if that is less (at least
+    a minute)."""
     now_seconds = int(now.timestamp())
     first = now_seconds // 60 - BURN_MINUTES
     by_minute = {
         minute: sum((usd for key, usd in by_key.items() if select(key)), ZERO)
-        for minute, by_key in book.minutes.items()
+        for minute, by_key in minutes.items()
         if first < minute <= now_seconds // 60
     }
     spending = [minute for minute, usd in by_minute.items() if usd]
@@ -294,7 +342,8 @@ def coarse_span(span: Span, now: datetime, quarters: int = 1) -> Span:
 
 
 def fold(book: Book, now: datetime, quarters: int = 1) -> Book:
-    """The book with old buckets made coarser and those older than 13 months dropped. Totals stay the same."""
+    """The book with old buckets made coarser and those older than 13 months dropped, and what was settled before.
+    Totals stay the same."""
     spans: dict[Span, dict[Key, Amount]] = {}
     changed = False
     for span, bucket in book.spans.items():
@@ -306,6 +355,9 @@ def fold(book: Book, now: datetime, quarters: int = 1) -> Book:
         merged = spans.setdefault(target, {})
         for key, amount in bucket.items():
             merged[key] = merged[key] + amount if key in merged else amount
+    settled = {ref: one for ref, one in book.adjustments.items() if now - one.at <= SETTLED_KEPT}
+    if len(settled) < len(book.adjustments):
+        book = replace(book, adjustments=settled)
     return replace(book, spans=spans) if changed else book
 
 

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Literal, NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
-from .book import ZERO, Book, Key, burn_usd_per_hour, total
+from .book import ZERO, Amount, Book, Key, burn_usd_per_hour, within
+from .sums import Sums
+from .zones import zone_of
 
 Period = Literal["Day", "Month"]
 Scope = Literal["External", "GPU", "Total"]
-
-
-class UnknownTimeZone(ValueError):
-    """The policy names a time zone that the tz database does not know: the user's error."""
 
 
 class TopUp(NamedTuple):
@@ -107,31 +105,32 @@ def period_end(period: Period, time_zone: str, now: datetime) -> datetime:
     return _midnight((today.replace(day=1) + timedelta(days=32)).replace(day=1), zone)
 
 
-def statement(
-    book: Book, policy: Policy, now: datetime, reserved: Mapping[str, Decimal] | None = None
-) -> tuple[BudgetStatus, ...]:
-    """Every budget of the policy at `now`, in its order; `reserved` is USD by budget name (from `caps.allow`)."""
-    return tuple(
-        _status(book, policy, budget, now, (reserved or {}).get(budget.name, ZERO)) for budget in policy.budgets
-    )
+def statement(book: Book, policy: Policy, now: datetime, sums: Sums | None = None) -> tuple[BudgetStatus, ...]:
+    """Every budget of the policy at `now`, in its order, with nothing reserved. `sums` have followed the book so far;
+    without them everything is added up."""
+    known = sums or Sums()
+    return tuple(_status(book, policy, budget, now, known) for budget in policy.budgets)
 
 
-def _status(book: Book, policy: Policy, budget: Budget, now: datetime, reserved: Decimal) -> BudgetStatus:
+def _status(book: Book, policy: Policy, budget: Budget, now: datetime, known: Sums) -> BudgetStatus:
     start = period_start(budget.period, policy.time_zone, now)
     end = period_end(budget.period, policy.time_zone, now)
 
-    def of_policy(key: Key) -> bool:
-        return key.namespace in policy.namespaces
-
     def in_scope(key: Key) -> bool:
-        return of_policy(key) and (budget.scope == "Total" or key.source == budget.scope.lower())
+        return budget.scope == "Total" or key.source == budget.scope.lower()
 
-    sums = total(book, start, end, of_policy)
+    by_namespace = known.of(book, start, end)
+    sums: dict[Key, Amount] = {}
+    minutes: dict[int, dict[Key, Decimal]] = {}
+    for namespace in policy.namespaces:
+        sums.update(by_namespace.get(namespace, {}))
+        for minute, by_key in known.minutes(book, namespace).items():
+            minutes.setdefault(minute, {}).update(by_key)
     scoped = {key: entry for key, entry in sums.items() if in_scope(key)}
     amount = budget.amount_from(start)
     spent = sum((entry.usd for entry in scoped.values()), ZERO)
     remaining = max(ZERO, amount - spent)
-    burn = burn_usd_per_hour(book, now, in_scope)
+    burn = burn_usd_per_hour(minutes, now, in_scope)
     exhausted = spent >= amount
     by_deployment: dict[tuple[str, str], Decimal] = {}
     for key, entry in scoped.items():
@@ -149,7 +148,7 @@ def _status(book: Book, policy: Policy, budget: Budget, now: datetime, reserved:
         external=sum((entry.usd for key, entry in sums.items() if key.source == "external"), ZERO),
         gpu=sum((entry.usd for key, entry in sums.items() if key.source == "gpu"), ZERO),
         estimated=sum((entry.estimated_usd for entry in scoped.values()), ZERO),
-        reserved=reserved,
+        reserved=ZERO,
         remaining=remaining,
         burn_per_hour=burn,
         exhausted=exhausted,
@@ -167,26 +166,17 @@ def _forecast(now: datetime, end: datetime, remaining: Decimal, burn_per_hour: D
 
 
 def _passed(
-    book: Book, scoped: Mapping[Key, object], amount: Decimal, start: datetime, end: datetime
+    book: Book, scoped: Mapping[Key, Amount], amount: Decimal, start: datetime, end: datetime
 ) -> datetime | None:
     """The beginning of the bucket in which the spend reached the amount."""
     spent = ZERO
     for span in sorted(book.spans):
-        if start <= span.begins < end:
-            spent += sum((entry.usd for key, entry in book.spans[span].items() if key in scoped), ZERO)
+        if within(span, start, end):
+            bucket = book.spans[span]
+            spent += sum((bucket[key].usd for key in scoped if key in bucket), ZERO)
             if spent >= amount:
                 return span.begins
     return None
-
-
-def zone_of(name: str) -> ZoneInfo:
-    """Raises UnknownTimeZone, in words for the user."""
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise UnknownTimeZone(
-            f"time zone {name!r} is not in the tz database; use a name such as Europe/Berlin"
-        ) from error
 
 
 def _midnight(day: date, zone: ZoneInfo) -> datetime:

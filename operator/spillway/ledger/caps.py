@@ -72,9 +72,10 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Final, Literal
 
-from .book import ZERO, Pair, Price
+from .book import ZERO, Pair
 from .budgets import BudgetStatus, Policy
 from .exposure import LEASES_SECONDS, Exposure, Need, Slot, Timing
+from .price import Price, Rates
 
 DEFAULT_SHARE: Final = Decimal("0.01")
 FIRST_SLOT_LEAD: Final = Decimal("0.9")
@@ -138,14 +139,17 @@ def max_input_tokens(context_length: int, body_bytes: int, tokens_per_byte: Deci
 
 
 def greatest_cost(price: Price, max_input_tokens: int, max_output_tokens: int, choices: int = 1) -> Decimal:
-    """USD that one request can cost at most: nothing cached, every choice as long as it may be."""
-    return _input_cost(price, max_input_tokens) + _output_cost(price, max_output_tokens * choices)
+    """USD that one request can cost at most: nothing cached, every choice as long as it may be, at the dearest rates
+    that a prompt of that length can come to."""
+    rates = price.dearest(max_input_tokens)
+    return _input_cost(rates, max_input_tokens) + _output_cost(rates, max_output_tokens * choices)
 
 
 def slot(price: Price, max_input_tokens: int, max_output_tokens: int, choices: int, timing: Timing) -> Slot:
     """c and rho of the module's text."""
-    input_usd, output_usd = _input_cost(price, max_input_tokens), _output_cost(price, max_output_tokens * choices)
-    stream_usd_per_second = choices * timing.output_tokens_per_second * price.output.scaleb(-6)
+    rates = price.dearest(max_input_tokens)
+    input_usd, output_usd = _input_cost(rates, max_input_tokens), _output_cost(rates, max_output_tokens * choices)
+    stream_usd_per_second = choices * timing.output_tokens_per_second * rates.output.scaleb(-6)
     burn = input_usd / timing.shortest_seconds + min(output_usd / timing.shortest_seconds, stream_usd_per_second)
     return Slot(input_usd + output_usd, burn)
 
@@ -289,9 +293,9 @@ def _turn(need: Need, number: int, timing: Timing) -> Decimal:
     return (number - FIRST_SLOT_LEAD) * held / need.wanted
 
 
-def _input_cost(price: Price, tokens: int) -> Decimal:
-    return (tokens * max(price.input, price.cached_input)).scaleb(-6)
+def _input_cost(rates: Rates, tokens: int) -> Decimal:
+    return (tokens * max(rates.input, rates.cached_input, rates.cache_write)).scaleb(-6)
 
 
-def _output_cost(price: Price, tokens: int) -> Decimal:
-    return (tokens * price.output).scaleb(-6)
+def _output_cost(rates: Rates, tokens: int) -> Decimal:
+    return (tokens * rates.output).scaleb(-6)

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final, TypeVar
 
+from .adjustment import NAMES, Adjustment, Settled
 from .book import (
     Amount,
     Book,
     Counter,
     Counts,
+    IdleMark,
     Key,
     Learned,
     Pair,
     PodMark,
-    Price,
     Process,
     ProviderModel,
     Span,
     Watermark,
     hour_of,
 )
+from .price import Price, Rates, Tier
 
 VERSION: Final = 1
+CORRECTION: Final = re.compile(r"(.*) \(adjustment ([-._a-zA-Z0-9]+)\)", re.DOTALL)
+"""A correction's model and id, as a key has them: operators of before take it for another model and keep it."""
 
 K = TypeVar("K", bound=tuple[Any, ...])
 
@@ -46,10 +52,10 @@ def encode(book: Book) -> str:
     counter_index = {counter: index for index, counter in enumerate(counters)}
     document = {
         "version": VERSION,
-        "keys": keys,
-        "counters": counters,
+        "keys": [_key_row(key) for key in keys],
+        "counters": [_counter_row(counter) for counter in counters],
         "spans": [
-            [*span, [[key_index[key], *_amount_row(bucket[key])] for key in sorted(bucket)]]
+            [*span, [[key_index[key], *_amount_row(key, bucket[key])] for key in sorted(bucket)]]
             for span, bucket in sorted(book.spans.items())
         ],
         "minutes": [
@@ -60,8 +66,13 @@ def encode(book: Book) -> str:
             [minute, sorted([n, str(usd)] for n, usd in spent.items())] for minute, spent in sorted(book.hour.items())
         ],
         "gateways": [
-            [*owner, mark.read_at.isoformat(), [[counter_index[c], *mark.counts[c]] for c in sorted(mark.counts)]]
+            [*owner, mark.read_at.isoformat(), [[counter_index[c], *mark.counts[c][:6]] for c in sorted(mark.counts)]]
             for owner, mark in sorted(book.gateways.items())
+        ],
+        "cacheWrites": [
+            [*owner, [[counter_index[c], n] for c in sorted(mark.counts) if (n := mark.counts[c].cache_write_tokens)]]
+            for owner, mark in sorted(book.gateways.items())
+            if any(counts.cache_write_tokens for counts in mark.counts.values())
         ],
         "caps": [
             [*owner, [[*pair, cap] for pair, cap in sorted(caps.items()) if cap]]
@@ -80,6 +91,20 @@ def encode(book: Book) -> str:
         "prices": [
             [*what, str(price.input), str(price.cached_input), str(price.output)]
             for what, price in sorted(book.prices.items())
+        ],
+        "cacheWritePrices": [
+            [*what, str(price.cache_write)]
+            for what, price in sorted(book.prices.items())
+            if price.cache_write is not None
+        ],
+        "priceTiers": [
+            [*what, tier.above_input_tokens, *(str(rate) for rate in tier.rates)]
+            for what, price in sorted(book.prices.items())
+            for tier in price.tiers
+        ],
+        "adjustments": [_settled_row(ref, settled) for ref, settled in sorted(book.adjustments.items())],
+        "idle": [
+            [pool, m.gpus, str(m.usd_per_gpu_hour), m.until, m.gpu_seconds] for pool, m in sorted(book.idle.items())
         ],
     }
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -101,18 +126,24 @@ def decode(text: str) -> Book:
 
 
 def _book(document: Mapping[str, Any]) -> Book:
-    keys = [_names(Key, row) for row in document["keys"]]
+    keys = [_key(*row) for row in document["keys"]]
     if any(key.source not in ("external", "gpu") for key in keys):
         raise ValueError("a key's source is neither external nor gpu")
-    counters = [_names(Counter, row) for row in document["counters"]]
+    counters = [_counter(row) for row in document["counters"]]
+    # What ledgers of before do not have, they who wrote them pass over in ours: `get`, not `[]`.
+    written = {
+        (_names(Process, [pod, process]), _at(counters, index)): _whole(tokens)
+        for pod, process, rows in document.get("cacheWrites", [])
+        for index, tokens in rows
+    }
     spans = {
         Span(_whole(start), _whole(quarters)): {
-            _at(keys, index): Amount(_usd(usd), _whole(tokens), _usd(estimated))
-            for index, usd, tokens, estimated in rows
+            (key := _at(keys, index)): _amount(key, _usd(usd), _whole(quantity), _usd(estimated))
+            for index, usd, quantity, estimated in rows
         }
         for start, quarters, rows in document["spans"]
     }
-    hour = document.get("hour")  # not in ledgers of before
+    hour = document.get("hour")
     return Book(
         spans=spans,
         minutes={_whole(minute): {_at(keys, i): _usd(usd) for i, usd in rows} for minute, rows in document["minutes"]},
@@ -122,11 +153,15 @@ def _book(document: Mapping[str, Any]) -> Book:
         gateways={
             _names(Process, [pod, process]): Watermark(
                 _moment(read_at),
-                {_at(counters, index): Counts(*(_whole(n) for n in counts)) for index, *counts in rows},
+                {
+                    (counter := _at(counters, index)): Counts(*(_whole(n) for n in counts))._replace(
+                        cache_write_tokens=written.get((Process(pod, process), counter), 0)
+                    )
+                    for index, *counts in rows
+                },
             )
             for pod, process, read_at, rows in document["gateways"]
         },
-        # Ledgers of before have none; those who wrote them pass over ours.
         caps={
             _names(Process, [pod, process]): {_names(Pair, names): _whole(cap) for *names, cap in rows}
             for pod, process, rows in document.get("caps", [])
@@ -139,12 +174,61 @@ def _book(document: Mapping[str, Any]) -> Book:
             _names(ProviderModel, row[:2]): Learned(*(float(number) for number in row[2:]))
             for row in document["learned"]
         },
-        prices={_names(ProviderModel, row[:2]): _price(*row[2:]) for row in document["prices"]},
+        prices=_prices(document),
+        # Those who know neither of the two drop both: what was applied is still known by its amount, and idle GPUs
+        # are charged from when they are seen again.
+        adjustments=dict(_settled(*row) for row in document.get("adjustments", [])),
+        idle={
+            _text(pool): IdleMark(_whole(gpus), _usd(price), _whole(until), _whole(gpu_seconds))
+            for pool, gpus, price, until, gpu_seconds in document.get("idle", [])
+        },
     )
 
 
-def _amount_row(amount: Amount) -> list[str | int]:
-    return [str(amount.usd), amount.tokens, str(amount.estimated_usd)]
+def _counter_row(counter: Counter) -> list[str]:
+    """The tier stands in the outcome, so that the row is one that every version can read."""
+    *names, outcome, tier = counter
+    return [*names, f"{outcome}:{tier}" if tier else outcome]
+
+
+def _counter(row: list[Any]) -> Counter:
+    namespace, deployment, provider, model, label = (_text(name) for name in row)
+    outcome, _, tier = label.partition(":")
+    return Counter(namespace, deployment, provider, model, outcome, int(tier or 0))
+
+
+def _key_row(key: Key) -> list[str]:
+    *names, model, ref = key
+    return [*names, f"{model} (adjustment {ref})" if ref else model]
+
+
+def _key(*names: Any) -> Key:
+    key = _names(Key, [*names])
+    if len(names) != len(Key._fields) - 1:
+        raise ValueError(f"a key has {len(names)} names")
+    correction = CORRECTION.fullmatch(key.model)
+    return key._replace(model=correction[1], adjustment=correction[2]) if correction else key
+
+
+def _amount_row(key: Key, amount: Amount) -> list[str | int]:
+    """The quantity is what the source sells: tokens, or seconds of a GPU."""
+    return [str(amount.usd), amount.gpu_seconds if key.source == "gpu" else amount.tokens, str(amount.estimated_usd)]
+
+
+def _amount(key: Key, usd: Decimal, quantity: int, estimated: Decimal) -> Amount:
+    return Amount(usd, 0, estimated, quantity) if key.source == "gpu" else Amount(usd, quantity, estimated)
+
+
+def _settled_row(ref: str, settled: Settled) -> list[Any]:
+    row = [ref, settled.adjustment.document(), settled.at.isoformat(), str(settled.usd)]
+    return [*row, settled.refusal] if settled.refusal else row
+
+
+def _settled(ref: Any, document: Mapping[str, Any], at: Any, usd: Any, refusal: Any = "") -> tuple[str, Settled]:
+    usd_asked, to = (_usd(document[name]) if name in document else None for name in ("usd", "to"))
+    names = {name: _text(document[name]) for name in ("day", *NAMES, "reason", "by")}
+    adjustment = Adjustment(**names, usd=usd_asked, to=to, time_zone=_text(document["timeZone"]))
+    return _text(ref), Settled(adjustment, _moment(at), _usd(usd), _text(refusal))
 
 
 def _pod(keys: list[Key], row: list[Any]) -> PodMark:
@@ -161,6 +245,20 @@ def _pod(keys: list[Key], row: list[Any]) -> PodMark:
         _whole(until),
         bool(closed),
     )
+
+
+def _prices(document: Mapping[str, Any]) -> dict[ProviderModel, Price]:
+    written = {_names(ProviderModel, row[:2]): _usd(row[2]) for row in document.get("cacheWritePrices", [])}
+    tiers: dict[ProviderModel, list[Tier]] = {}
+    for provider, model, above, *rates in document.get("priceTiers", []):
+        tier = Tier(_whole(above), Rates(*(_usd(rate) for rate in rates)))
+        tiers.setdefault(_names(ProviderModel, [provider, model]), []).append(tier)
+    return {
+        (what := _names(ProviderModel, row[:2])): replace(
+            _price(*row[2:]), cache_write=written.get(what), tiers=tuple(tiers.get(what, ()))
+        )
+        for row in document["prices"]
+    }
 
 
 def _price(input_: str, cached_input: str, output: str) -> Price:

@@ -21,16 +21,16 @@ from .book import (
     Key,
     Learned,
     Pair,
-    Price,
     Process,
     ProviderModel,
     Watermark,
     add,
 )
 from .exposure import LEASES_SECONDS
+from .price import Price, cost_usd
 
-Outcome = Literal["metered", "unmetered", "unanswered", "refused"]
-ESTIMATED: Final = ("unmetered", "unanswered")
+Outcome = Literal["metered", "doubtful", "unmetered", "unanswered", "refused"]
+ESTIMATED: Final = ("doubtful", "unmetered", "unanswered")
 
 PRIOR_PROMPT_TOKENS_PER_BYTE: Final = 0.25
 """English text and code in JSON: about four bytes a token."""
@@ -45,9 +45,14 @@ HALF_LIFE_REQUESTS: Final = 500.0
 class EgressSample:
     """Cumulative counters of one gateway process for one pair and outcome, since the process started.
 
-    metered: the provider's usage was seen. unmetered: a 2xx answer without usage (aborted, cut, malformed).
+    metered: the provider's usage was seen, and is possible. doubtful: it was seen, but the answer was cut after it, or
+    it says more than the ExternalProvider's contextLength or maxOutputTokens allow, or more cached tokens than prompt.
+    unmetered: a 2xx answer without usage that could be counted (aborted, cut, malformed, negative).
     unanswered: the provider took the request and broke off before its answer, or was too late with it.
-    refused: an error, or it could not be reached; not billed. `prompt_tokens` include `cached_tokens`.
+    refused: an error, or it could not be reached; not billed.
+
+    `prompt_tokens` include `cached_tokens` and `cache_write_tokens`. Only metered and doubtful have tokens, and `tier`:
+    the highest `above_input_tokens` of the price's tiers that the prompt exceeds, 0 for none.
     """
 
     namespace: str
@@ -61,15 +66,8 @@ class EgressSample:
     cached_tokens: int
     request_bytes: int
     response_bytes: int
-
-
-def cost_usd(price: Price, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> Decimal:
-    """Exact USD; `cached_tokens` are part of `prompt_tokens`."""
-    cached = min(cached_tokens, prompt_tokens)
-    per_million = (
-        (prompt_tokens - cached) * price.input + cached * price.cached_input + completion_tokens * price.output
-    )
-    return per_million.scaleb(-6)
+    cache_write_tokens: int = 0
+    tier: int = 0
 
 
 def charge_reading(
@@ -94,8 +92,8 @@ def charge_reading(
     entries: list[Entry] = []
     problems: list[str] = []
     seconds = int(at.timestamp())
-    # "metered" sorts first: what this reading teaches serves its own estimates, in any order of samples.
-    for counter, counts in sorted(_sums(samples).items(), key=lambda item: (item[0].outcome, item[0])):
+    # What this reading teaches serves its own estimates, in any order of samples.
+    for counter, counts in sorted(_sums(samples).items(), key=lambda item: (item[0].outcome in ESTIMATED, item[0])):
         before = marks.get(counter, Counts())
         delta = Counts(*(now - then for now, then in zip(counts, before, strict=True)))
         if min(delta) < 0:
@@ -112,9 +110,8 @@ def charge_reading(
                     f"which has no price: declare it in the ExternalProvider; until then it is not charged"
                 )
                 continue
-            estimated = counter.outcome in ESTIMATED
-            entries.append(Entry(seconds, _key(counter), _amount(price, learned.get(what), delta, estimated)))
-            if not estimated:
+            entries.append(Entry(seconds, _key(counter), _amount(price, learned.get(what), delta, counter)))
+            if counter.outcome not in ESTIMATED:
                 learned[what] = _learn(learned.get(what, Learned()), delta)
         marks[counter] = counts
     gateways = {**book.gateways, owner: Watermark(at, marks)}
@@ -201,21 +198,37 @@ def vanished(book: Book, living: Iterable[Process]) -> tuple[Process, ...]:
 def _sums(samples: Iterable[EgressSample]) -> dict[Counter, Counts]:
     sums: dict[Counter, Counts] = {}
     for s in samples:
-        counter = Counter(s.namespace, s.deployment, s.provider, s.model, s.outcome)
+        counter = Counter(s.namespace, s.deployment, s.provider, s.model, s.outcome, s.tier)
         counts = Counts(
-            s.requests, s.prompt_tokens, s.completion_tokens, s.cached_tokens, s.request_bytes, s.response_bytes
+            s.requests,
+            s.prompt_tokens,
+            s.completion_tokens,
+            s.cached_tokens,
+            s.request_bytes,
+            s.response_bytes,
+            s.cache_write_tokens,
         )
         before = sums.get(counter, Counts())
         sums[counter] = Counts(*(a + b for a, b in zip(before, counts, strict=True)))
     return sums
 
 
-def _amount(price: Price, learned: Learned | None, delta: Counts, estimated: bool) -> Amount:
-    if not estimated:
-        usd = cost_usd(price, delta.prompt_tokens, delta.completion_tokens, delta.cached_tokens)
-        return Amount(usd, delta.prompt_tokens + delta.completion_tokens)
-    prompt_tokens, completion_tokens = estimated_tokens(learned, delta)
-    usd = cost_usd(price, prompt_tokens, completion_tokens)
+def _amount(price: Price, learned: Learned | None, delta: Counts, of: Counter) -> Amount:
+    prompt_tokens, completion_tokens = delta.prompt_tokens, delta.completion_tokens
+    if of.outcome not in ESTIMATED:
+        rates = price.of_tier(of.tier)
+        usd = cost_usd(rates, prompt_tokens, completion_tokens, delta.cached_tokens, delta.cache_write_tokens)
+        return Amount(usd, prompt_tokens + completion_tokens)
+    by_bytes = estimated_tokens(learned, delta)
+    if of.outcome == "doubtful":
+        rates = price.of_tier(of.tier)
+        # Cached tokens beyond the prompt: this provider counts them apart from it.
+        prompt_tokens += max(0, delta.cached_tokens + delta.cache_write_tokens - prompt_tokens)
+        completion_tokens = max(completion_tokens, by_bytes[1])
+    else:
+        rates = price.dearest(delta.request_bytes)  # no prompt of theirs had more tokens than all of them bytes
+        prompt_tokens, completion_tokens = by_bytes
+    usd = cost_usd(rates._replace(input=max(rates.input, rates.cache_write)), prompt_tokens, completion_tokens)
     return Amount(usd, prompt_tokens + completion_tokens, usd)
 
 

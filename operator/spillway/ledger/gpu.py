@@ -93,9 +93,9 @@ def _charge(mark: PodMark, now: int, end: int | None, entries: list[Entry]) -> P
     closed = end is not None
     if until <= mark.until:
         return replace(mark, closed=closed)
-    for start, stop in _quarters(mark.until, until):
+    for start, stop in quarters(mark.until, until):
         usd = _cost(mark, stop) - _cost(mark, start)
-        entries.append(Entry(start, mark.key, Amount(usd)))
+        entries.append(Entry(start, mark.key, Amount(usd, gpu_seconds=mark.gpus * (stop - start))))
     return replace(mark, until=until, closed=closed)
 
 
@@ -104,7 +104,8 @@ def _cost(mark: PodMark, until: int) -> Decimal:
     return (mark.gpus * mark.usd_per_gpu_hour * (until - mark.segment) / 3600).quantize(NANODOLLAR)
 
 
-def _quarters(start: int, stop: int) -> Iterator[tuple[int, int]]:
+def quarters(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The parts of [start, stop) that lie in one quarter-hour each."""
     while start < stop:
         edge = min(stop, (start // QUARTER_SECONDS + 1) * QUARTER_SECONDS)
         yield start, edge

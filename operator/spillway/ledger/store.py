@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import zlib
@@ -107,7 +108,8 @@ class LedgerStore:
 
         Raises `LedgerConflict` where the object is not the one last loaded or written, and `LedgerTooLarge`.
         """
-        book, content = self._fitting(book, now)
+        # In a thread: a large ledger takes a second, and who holds the lease must say so meanwhile.
+        book, content = await asyncio.to_thread(self._fitting, book, now)
         body = V1ConfigMap(
             metadata=V1ObjectMeta(
                 name=self._name,

@@ -22,7 +22,8 @@ def queries(window: str, long_window: str) -> dict[str, str]:
     """PromQL by signal. Gateway series carry `deployment` as namespace/name."""
     own = 'route=""'  # what spec.routes sends away is no demand for replicas
     turned_away = f'served_by="none",code_class=~"4xx|5xx",{own}'
-    billed = 'outcome=~"metered|unmetered"'
+    billed = 'outcome=~"metered.*|doubtful.*|unmetered"'
+    metered = 'outcome=~"metered.*"'  # of any price tier
     return {
         AGE: "time() - max(timestamp(envoy_server_live))",
         "arrivals": f"sum by (deployment) (rate(envoy_spillway_arrivals{{{own}}}[{window}]))",
@@ -38,8 +39,8 @@ def queries(window: str, long_window: str) -> dict[str, str]:
         "spilled_long": f"sum by (deployment) (rate(envoy_spillway_egress_requests{{{billed}}}[{long_window}]))",
         "spilled_input": f"sum by (deployment) (rate(envoy_spillway_egress_prompt_tokens[{long_window}]))",
         "spilled_output": f"sum by (deployment) (rate(envoy_spillway_egress_completion_tokens[{long_window}]))",
-        "pair_answers": f'sum by ({PAIR}) (rate(envoy_spillway_egress_requests{{outcome="metered"}}[{long_window}]))',
-        "pair_output": f"sum by ({PAIR}) (rate(envoy_spillway_egress_completion_tokens[{long_window}]))",
+        "pair_answers": f"sum by ({PAIR}) (rate(envoy_spillway_egress_requests{{{metered}}}[{long_window}]))",
+        "pair_output": f"sum by ({PAIR}) (rate(envoy_spillway_egress_completion_tokens{{{metered}}}[{long_window}]))",
         "in_flight_external": (
             'sum by (envoy_cluster_name) (envoy_cluster_upstream_rq_active{envoy_cluster_name=~"ext[|].+"})'
         ),

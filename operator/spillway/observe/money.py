@@ -11,18 +11,23 @@ from typing import NamedTuple
 from spillway import api
 from spillway.api import CostPolicy, ExternalProvider, MoEDeployment
 from spillway.ledger import (
+    IDLE,
     LEASES_SECONDS,
     Book,
     Budget,
     BudgetStatus,
     Grant,
     HourStatus,
+    Limit,
     Need,
     Pair,
     Policy,
     Price,
     ProviderModel,
+    Rates,
     Slot,
+    Sums,
+    Tier,
     Timing,
     TopUp,
     caps,
@@ -35,6 +40,7 @@ from spillway.ledger import (
     statement,
     why_none,
 )
+from spillway.ledger.book import ZERO
 from spillway.observe.objects import Objects
 
 BODY_BYTES = 16 * 2**20  # the gateway takes no larger request
@@ -68,14 +74,33 @@ class Money:
 def prices(providers: Mapping[str, ExternalProvider]) -> dict[ProviderModel, Price]:
     """Today's list prices of all pairs."""
     return {
-        ProviderModel(name, model.name): Price(
-            model.price.input,
-            model.price.input if model.price.cached_input is None else model.price.cached_input,
-            model.price.output,
-        )
+        ProviderModel(name, model.name): ledger_price(model.price)
         for name, provider in providers.items()
         for model in provider.spec.models
     }
+
+
+def ledger_price(price: api.TokenPrice) -> Price:
+    """The price as the ledger sees it: what is not stated costs what `input` costs, in a tier that tier's."""
+    tiers = sorted(price.tiers, key=lambda tier: tier.above_input_tokens)
+    base = _rates(price)
+    return Price(
+        base.input,
+        base.cached_input,
+        base.output,
+        price.cache_write,
+        tuple(Tier(tier.above_input_tokens, _rates(tier)) for tier in tiers),
+    )
+
+
+def _rates(price: api.TokenPrice | api.PriceTier) -> Rates:
+    cached, written = price.cached_input, price.cache_write
+    return Rates(
+        price.input,
+        price.input if cached is None else cached,
+        price.input if written is None else written,
+        price.output,
+    )
 
 
 def ledger_policy(policy: CostPolicy, namespaces: Sequence[str], objects: Objects) -> Policy:
@@ -104,7 +129,7 @@ def pairs(moes: Sequence[MoEDeployment], providers: Mapping[str, ExternalProvide
             model = provider.spec.model(model_name) if provider else None
             if model is not None:
                 pair = Pair(moe.metadata.namespace, moe.metadata.name, provider_name, model_name)
-                price = prices({provider_name: provider})[ProviderModel(provider_name, model_name)]  # type: ignore[dict-item]
+                price = ledger_price(model.price)
                 most_input = max_input_tokens(model.context_length, BODY_BYTES)
                 found[pair] = slot(price, most_input, model.max_output_tokens, 1, timing)
     return found
@@ -121,13 +146,18 @@ def assess(
     unread_usd: Decimal,
     now: datetime,
     timing: Timing,
+    disabled: Mapping[str, tuple[int, str]] | None = None,
+    sums: Sums | None = None,
     leased: Mapping[Pair, Leased] = NOTHING_LEASED,
 ) -> Money:
     """Budgets, caps and leases at `now`. `unread_usd`: what gateways that do not answer may have spent unseen.
-    `leased`: what gateways may still hold by a lease longer than the shortest."""
-    namespaces = sorted({m.metadata.namespace for m in moes} | {k.namespace for s in book.spans.values() for k in s})
+    `disabled`: of providers that refuse everything, how many requests a deployment may still have in flight there (0,
+    or 1 as a trial), and why in words. `sums` have followed the book so far. `leased`: what gateways may still hold by
+    a lease longer than the shortest."""
+    disabled, sums = disabled or {}, sums or Sums()
+    namespaces = sorted({m.metadata.namespace for m in moes} | sums.of(book).keys() - {IDLE})
     own = {name: ledger_policy(policy, namespaces, objects) for name, policy in sorted(policies.items())}
-    stated = {name: statement(book, policy, now) for name, policy in own.items()}
+    stated = {name: statement(book, policy, now, sums) for name, policy in own.items()}
     hours = {name: hour for name, policy in own.items() if (hour := last_hour(book, policy, now)) is not None}
     budgeted = [limit for name, policy in own.items() for limit in limits(policy, stated[name])]
     # A limit of the hour permits nothing: that is for budgets.
@@ -142,7 +172,7 @@ def assess(
             wanted=in_flight.get(pair, 0) + 1,
             in_flight=in_flight.get(pair, 0),
             previous_cap=previous_caps.get(pair, 0),
-            most=providers[pair.provider].spec.limits.concurrent,
+            most=disabled.get(pair.provider, (providers[pair.provider].spec.limits.concurrent, ""))[0],
             per_minute=providers[pair.provider].spec.limits.requests_per_minute,
             leased_cap=leased.get(pair, NO_LEASE).cap,
             leased_seconds=leased.get(pair, NO_LEASE).seconds,
@@ -150,11 +180,14 @@ def assess(
         for pair, costs in sorted(pairs(moes, providers, timing).items())
     )
     given = caps(needs, all_limits, timing)
-    stops = {need.pair: why_none(need, all_limits, timing) for need in needs if given[need.pair] < 1}
+    stops = {need.pair: _stop(need, all_limits, timing, disabled) for need in needs if given[need.pair] < 1}
     grants = {(lim.policy, lim.budget): grant(needs, given, lim, timing) for lim in all_limits if not lim.suspended}
     reserved = {name: {b: g.reserved_usd for (p, b), g in grants.items() if p == name} for name in own}
     return Money(
-        statements={name: statement(book, policy, now, reserved[name]) for name, policy in own.items()},
+        statements={
+            name: tuple(replace(s, reserved=reserved[name].get(s.name, ZERO)) for s in statuses)
+            for name, statuses in stated.items()
+        },
         hours=hours,
         grants=grants,
         needs=needs,
@@ -163,6 +196,16 @@ def assess(
         policies={n: tuple(name for name, p in own.items() if n in p.namespaces) for n in namespaces},
         lease_seconds={n: _lease(n, own, policies, grants) for n in namespaces},
     )
+
+
+def _stop(
+    need: Need, all_limits: Sequence[Limit], timing: Timing, disabled: Mapping[str, tuple[int, str]]
+) -> tuple[str, str]:
+    """Why a pair has no slot: for want of money first, which its owner hears of in any case."""
+    stop = why_none(need, all_limits, timing)
+    if stop[0] == "NotWanted" and need.pair.provider in disabled:
+        return "ProviderDisabled", disabled[need.pair.provider][1]
+    return stop
 
 
 def _lease(

@@ -102,6 +102,18 @@ def pool(pool: GPUPool, objects: Objects) -> Pool:
     )
 
 
+def unclaimed(pool: GPUPool, objects: Objects) -> int:
+    """Reserved GPUs that no stranger holds: Spillway's to use or to leave idle. Nodes that take no replicas are paid,
+    too, and so are reserved ones that are not there. Strangers are taken to be on what is beyond the reservation."""
+    resource = pool.spec.gpu.resource_name
+    nodes = _nodes_of(pool, objects)
+    strangers = _held((pod for pod in objects.pods.values() if not is_ours(pod)), resource)
+    present = sum(allocatable(node, resource) for node in nodes)
+    held = sum(strangers.get(node["metadata"]["name"], 0) for node in nodes)
+    paid = reserved(pool, present)
+    return max(0, min(paid, max(paid, present) - held))
+
+
 def reserved(pool: GPUPool, present: int) -> int:
     """GPUs of the pool that are paid whether used or not; `present`: those of its nodes."""
     price = pool.spec.price

@@ -21,24 +21,31 @@ from spillway.observe import cluster
 from spillway.observe.demand import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS, PairAnswers
 from spillway.observe.floors import Allowed, Floor, limited
 from spillway.observe.hints import hint_windows
-from spillway.observe.money import Money
+from spillway.observe.money import Money, ledger_price
 from spillway.observe.objects import Objects
 from spillway.observe.pools import pool as observed_pool
 from spillway.observe.resolve import Resolved
 from spillway.observe.traffic import Traffic
 
 SPENT = ("BudgetSpent", "RequestTooDear")  # the ledger's codes for money that is used up, to the last request
+STOPS = {"NoBudget": Reason.NO_BUDGET, "Suspended": Reason.SUSPENDED, "ProviderDisabled": Reason.PROVIDER_NOT_READY}
 DEFAULT_VALUE_FACTOR = 10  # a request is worth ten times its API price where no policy says otherwise
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderHealth:
-    """What the gateways learned of providers, by name: `blocked` ones are not tried (reason and words), `failing` ones
-    are, each time, before the next in the chain (words); `error_rates` are shares of the last minute's requests."""
+    """What the gateways learned of providers, by name: `blocked` ones are not tried (reason and words: those without a
+    key, and `disabled` ones), `failing` ones are, each time, before the next in the chain (words). `disabled` ones
+    refused the key or have no money left (reason, words, and whether single requests are sent as a trial). `unwell`:
+    what their owner should look at (reason and words). `error_rates` are shares of the last minute's requests,
+    `first_token_seconds` medians."""
 
     blocked: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     failing: Mapping[str, str] = field(default_factory=dict)
     error_rates: Mapping[str, float] = field(default_factory=dict)
+    disabled: Mapping[str, tuple[str, str, bool]] = field(default_factory=dict)
+    unwell: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    first_token_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def take(
@@ -86,8 +93,18 @@ def deployment(
     own_policies = money.policies.get(moe.metadata.namespace, ())
     demand = traffic.of(moe.key) if traffic else None
     pairs = traffic.pairs if traffic else {}
+    prompt = PRIOR_INPUT_TOKENS if demand is None else demand.input_tokens_per_request
     options = tuple(
-        option(moe, t.name, t.model, providers, money, health, pairs.get((moe.key, t.name, t.model)))
+        option(
+            moe,
+            t.name,
+            t.model,
+            providers,
+            money,
+            health,
+            pairs.get((moe.key, t.name, t.model)),
+            prompt_tokens=prompt,
+        )
         for t in spec.spill.providers
     )
     share_limit, limited_by = max_share(moe, own_policies, policies)
@@ -111,7 +128,9 @@ def deployment(
         max_share=share_limit,
         max_share_of=limited_by,
         hold_seconds=spec.spill.hold_seconds,
-        routed=tuple(option(moe, *pair, providers, money, health, field="spec.routes") for pair in routed),
+        routed=tuple(
+            option(moe, *pair, providers, money, health, field="spec.routes", prompt_tokens=prompt) for pair in routed
+        ),
         cheapest_first=spec.spill.order == "Cheapest",
         policies=own_policies,
         lease_seconds=float(money.lease_seconds.get(moe.metadata.namespace, 15)),
@@ -239,8 +258,10 @@ def option(
     health: ProviderHealth,
     answers: PairAnswers | None = None,
     field: str = "spec.spill.providers",
+    prompt_tokens: float = PRIOR_INPUT_TOKENS,
 ) -> ProviderOption:
-    """One pair that `field` names, with what stands against it: the user's errors first, then money, then health."""
+    """One pair that `field` names, with what stands against it: the user's errors first, then money, then health. Its
+    price is the one of a mean prompt of `prompt_tokens`."""
     provider = providers.get(provider_name)
     model = provider.spec.model(model_name) if provider else None
     if provider is None or model is None:
@@ -259,6 +280,7 @@ def option(
         )
         return ProviderOption(provider_name, model_name, 0.0, 0.0, 0, reason, message)
     pair = Pair(moe.metadata.namespace, moe.metadata.name, provider_name, model_name)
+    rates = ledger_price(model.price).of_prompt(prompt_tokens)
     stop = money.stops.get(pair)
     reason, message = "", ""
     if provider.spec.suspend:
@@ -273,12 +295,12 @@ def option(
         reason, message = health.blocked[provider_name]
     elif stop is not None:
         code, message = stop
-        reason = {"NoBudget": Reason.NO_BUDGET, "Suspended": Reason.SUSPENDED}.get(code, Reason.BUDGET_SPENT)
+        reason = STOPS.get(code, Reason.BUDGET_SPENT)
     return ProviderOption(
         provider_name,
         model_name,
-        usd_per_million_input=float(model.price.input),
-        usd_per_million_output=float(model.price.output),
+        usd_per_million_input=float(rates.input),
+        usd_per_million_output=float(rates.output),
         affordable_in_flight=0 if reason else money.caps.get(pair, 0),
         unavailable=reason,
         unavailable_message=message,

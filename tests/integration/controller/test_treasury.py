@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from copy import deepcopy
+from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -13,14 +16,19 @@ from uuid import uuid4
 import pytest
 from aiohttp import web
 from kubernetes.aio import config
-from kubernetes.aio.client import CoreV1Api, V1Namespace, V1ObjectMeta
+from kubernetes.aio.client import CoreV1Api, V1ConfigMap, V1Namespace, V1ObjectMeta
 
+from spillway.act.events import EventRecorder
+from spillway.act.kube import Kube as Client
+from spillway.controller.adjustment_watch import AdjustmentWatch
 from spillway.controller.settings import OperatorSettings
 from spillway.controller.treasury import ROUNDS_IN_FORCE, Treasury
 from spillway.gateway.share import share
-from spillway.ledger import Pair, Process, total
+from spillway.ledger import IDLE, Amount, Key, Pair, Process, total
+from spillway.ledger.store import LedgerStore
 from spillway.observe import Objects
 from tests.integration.conftest import Kube
+from tests.unit.api.examples import example
 
 ZAI = Pair("chat", "glm-5", "zai", "glm-5")
 CLUSTER = "ext|zai|glm-5|chat/glm-5"
@@ -33,11 +41,23 @@ class FakeGateway:
     def __init__(self) -> None:
         self.process, self.requests, self.in_flight, self.port = "p1", 0, 0, 0
         self.silent = False
+        self.outcome, self.cache_writes = "metered", 0
+        self.errors: dict[str, int] = {}
 
     def page(self) -> str:
-        label = f'{PAIR},process="{self.process}"'
-        rows = {"requests": 1, "prompt_tokens": 1000, "completion_tokens": 100, "cached_tokens": 0}
+        label = f'{PAIR.replace("metered", self.outcome)},process="{self.process}"'
+        rows = {
+            "requests": 1,
+            "prompt_tokens": 1000,
+            "completion_tokens": 100,
+            "cached_tokens": 0,
+            "cache_write_tokens": self.cache_writes,
+        }
         lines = [f"envoy_spillway_egress_{name}{{{label}}} {each * self.requests}" for name, each in rows.items()]
+        refused = f'{PAIR.replace("metered", "refused")},process="{self.process}"'
+        lines.append(f"envoy_spillway_egress_requests{{{refused}}} {sum(self.errors.values())}")
+        of = f'provider="zai",model="glm-5",process="{self.process}"'
+        lines += [f'envoy_spillway_egress_errors{{{of},why="{why}"}} {count}' for why, count in self.errors.items()]
         cluster = f'envoy_cluster_name="ext|zai|glm-5|chat/glm-5",process="{self.process}"'
         return "\n".join([*lines, f"envoy_cluster_upstream_rq_active{{{cluster}}} {self.in_flight}", ""])
 
@@ -124,15 +144,20 @@ async def namespace(core: CoreV1Api) -> str:
 async def treasury(core: CoreV1Api, found: Objects, namespace: str, port: int) -> AsyncIterator[Treasury]:
     """A leader's treasury that runs until the block ends, and then writes its last state."""
     settings = OperatorSettings(namespace=namespace, gateway_metrics_port=port)
-    one = Treasury(core, found, settings, on_threshold=lambda: None)
+    adjustments = AdjustmentWatch(core, namespace, EventRecorder(Client(core.api_client), "test"))
+    await adjustments.read()
+    one = Treasury(core, found, settings, on_threshold=lambda: None, adjustments=adjustments)
     await one.load()
     stopped = asyncio.Event()
     task = asyncio.create_task(one.run(stopped))
+    watching = asyncio.create_task(adjustments.run())
     try:
         yield one
     finally:
         stopped.set()
         await task
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
 
 async def until(look: Callable[[], Any]) -> None:
@@ -166,6 +191,25 @@ async def test_a_new_leader_goes_on_where_the_old_one_was(
         assert spent(two) == 10 * EACH
         await until(lambda: spent(two) == 25 * EACH)
         assert estimated(two) == 0
+
+
+@pytest.mark.parametrize(("outcome", "marked"), [("metered:500", False), ("doubtful:500", True)])
+async def test_a_tier_and_cache_writes_are_charged_at_their_prices(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway, outcome: str, marked: bool
+) -> None:
+    found = objects(namespace)
+    tier = {"aboveInputTokens": 500, "input": "2", "cacheWrite": "2.5", "output": "6"}
+    found.externalproviders["zai"]["spec"]["models"][0]["price"]["tiers"] = [tier]
+    gateway.outcome, gateway.cache_writes, gateway.requests = outcome, 400, 10
+    # 600 tokens at $2, 400 at $2.50 and 100 at $6 a million; nothing doubtful is believed to be cheaper, and its answer
+    # is taken to be as long as a mean one.
+    each = Decimal("0.0025") + 256 * Decimal("6e-6") if marked else Decimal("0.0028")
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await until(lambda: spent(one) == 10 * each)
+        assert estimated(one) == (10 * each if marked else 0)
+    gateway.requests = 11
+    async with treasury(core, found, namespace, gateway.port) as two:
+        await until(lambda: spent(two) == 11 * each)
 
 
 async def test_a_gateway_killed_while_nobody_leads_is_charged_its_limit(
@@ -336,8 +380,216 @@ async def test_what_a_silent_gateway_may_spend_is_kept_back_until_it_answers_and
         assert estimated(two) > 0
 
 
+async def test_a_provider_without_money_gets_nothing_until_its_object_changes_and_then_one_request(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway
+) -> None:
+    found = objects(namespace)
+    zai = found.externalproviders["zai"]
+    zai["metadata"]["generation"] = 1
+    gateway.requests, gateway.errors = 10, {"quota": 4, "throttled": 9}
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await until(lambda: one.view.caps.get(ZAI))
+        usual = one.view.caps[ZAI]
+        assert usual > 1, "what happened before this leader is no news"
+        gateway.errors = {"quota": 4, "throttled": 19}
+        await rounds(one, 2)
+        assert one.view.caps[ZAI] == usual
+        gateway.errors["quota"] = 5
+        await until(lambda: one.view.caps[ZAI] == 0)
+        code, words = one.view.stops[ZAI]
+        assert code == "ProviderDisabled"
+        assert "ExternalProvider zai says that its account has no money or no quota left" in words
+        await rounds(one, 2)
+        assert one.view.caps[ZAI] == 0
+        zai["metadata"]["generation"] = 2  # somebody changed it, and means it to be tried
+        await until(lambda: one.view.caps[ZAI] == 1)
+        await rounds(one, 2)
+        assert (one.view.caps[ZAI], one.view.stops) == (1, {})
+        gateway.requests += 1
+        await until(lambda: one.view.caps[ZAI] > 1)
+        assert one.guard.disabled == {}
+        assert (spent(one), estimated(one)) == (11 * EACH, Decimal(0)), "what was refused cost nothing"
+
+
+async def test_a_new_leader_begins_with_a_trial_of_a_provider_that_was_disabled(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway
+) -> None:
+    found = objects(namespace)
+    healthy = {"type": "Healthy", "status": "False", "reason": "QuotaSpent", "message": "as it was"}
+    found.externalproviders["zai"]["status"] = {
+        "conditions": [{**healthy, "lastTransitionTime": "2026-11-23T12:00:00Z"}]
+    }
+    gateway.requests, gateway.errors = 10, {"quota": 4}
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await one.read_once.wait()
+        assert one.view.caps[ZAI] <= 1
+        await until(lambda: one.view.caps[ZAI] == 1)
+        gateway.errors = {"quota": 5}
+        await until(lambda: one.view.caps[ZAI] == 0)
+        assert one.guard.disabled["zai"].seconds == 60
+
+
 async def rounds(one: Treasury, count: int) -> None:
     """So many more readings."""
     for _ in range(count):
         before = one.view
         await until(lambda before=before: one.view is not before)  # type: ignore[misc]
+
+
+# ---- adjustments -----------------------------------------------------------------------------------------------------
+
+
+async def vanished(core: CoreV1Api, found: Objects, namespace: str, gateway: FakeGateway) -> Decimal:
+    """A gateway that sent ten requests, was killed while nobody led, and was charged its limit: how much of it."""
+    gateway.requests = 10
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await until(lambda: spent(one) == 10 * EACH)
+        await until(lambda: one.view.caps and min(one.view.caps.values()) > 0)
+    gone = found.pods.pop(f"{namespace}/gw-0")
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await until(lambda: not one.book.gateways)
+        much = estimated(one)
+    assert much > 1
+    found.pods[f"{namespace}/gw-0"] = gone
+    gateway.process, gateway.requests = "p2", 0
+    return much
+
+
+async def ask(core: CoreV1Api, namespace: str, ref: str, **changes: str) -> None:
+    """What `kubectl spillway bill adjust` writes; yesterday is not midnight's problem: the month is named."""
+    entry = {
+        "day": f"{datetime.now(UTC):%Y-%m}",
+        "namespace": "chat",
+        "deployment": "glm-5",
+        "provider": "zai",
+        "model": "glm-5",
+        "reason": "invoice 4711",
+        "by": "ada",
+        **changes,
+    }
+    await core.patch_namespaced_config_map("spillway-adjustments", namespace, {"data": {ref: json.dumps(entry)}})
+
+
+@pytest.fixture
+async def requests(core: CoreV1Api, namespace: str) -> None:
+    """The ConfigMap that the manifests bring."""
+    await core.create_namespaced_config_map(
+        namespace, V1ConfigMap(metadata=V1ObjectMeta(name="spillway-adjustments", namespace=namespace))
+    )
+
+
+@pytest.mark.usefixtures("requests")
+async def test_an_estimate_is_adjusted_once_and_the_budget_has_it_back(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway
+) -> None:
+    found = objects(namespace)
+    much = await vanished(core, found, namespace, gateway)
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await until(lambda: one.view.statements)
+        before = one.view.statements["team"][0].remaining
+        await ask(core, namespace, "inv-1", to=str(10 * EACH + 1))
+        await until(lambda: spent(one) == 10 * EACH + 1)
+        await until(lambda: one.view.statements["team"][0].remaining == before + much - 1)
+        assert estimated(one) == 1
+        stored = await one._store.load()
+        assert stored is not None
+        assert stored.adjustments["inv-1"].usd == 1 - much
+        await rounds(one, 2)
+        assert spent(one) == 10 * EACH + 1
+        await ask(core, namespace, "inv-2", usd="-5")
+        await until(lambda: "inv-2" in one.book.adjustments)
+        assert "only 1" in one.book.adjustments["inv-2"].refusal
+        assert spent(one) == 10 * EACH + 1
+    async with treasury(core, found, namespace, gateway.port) as two:
+        await rounds(two, 2)
+        assert spent(two) == 10 * EACH + 1
+        assert set(two.book.adjustments) == {"inv-1", "inv-2"}
+    reasons = await told(core, namespace)
+    assert reasons.count("AdjustmentApplied") == 1
+    assert reasons.count("AdjustmentRefused") >= 1
+
+
+async def told(core: CoreV1Api, namespace: str) -> list[str]:
+    found = await Client(core.api_client).request("GET", f"/apis/events.k8s.io/v1/namespaces/{namespace}/events")
+    return [str(event["reason"]) for event in found["items"] if event["regarding"]["name"] == "spillway-adjustments"]
+
+
+@pytest.mark.usefixtures("requests")
+async def test_a_credit_that_cannot_be_stored_is_not_in_force(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be spent, and a leader who knows nothing of it would find the budget overspent."""
+    found = objects(namespace)
+    much = await vanished(core, found, namespace, gateway)
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await rounds(one, 1)
+
+        tried = asyncio.Event()
+
+        async def unreachable(*_: object) -> Any:
+            tried.set()
+            raise OSError("no API server")
+
+        monkeypatch.setattr(one._store, "write", unreachable)
+        await ask(core, namespace, "inv-1", usd="-1")
+        tried.clear()
+        await asyncio.wait_for(tried.wait(), 20)
+        await rounds(one, 1)
+        assert estimated(one) == much
+        assert await told(core, namespace) == []
+        monkeypatch.undo()
+        await until(lambda: estimated(one) == much - 1)
+    assert await told(core, namespace) == ["AdjustmentApplied"]
+
+
+@pytest.mark.usefixtures("requests")
+async def test_a_leader_that_dies_after_storing_an_adjustment_has_it_applied_once(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API server took the write and its answer was lost; then somebody else wrote the ledger."""
+    found = objects(namespace)
+    much = await vanished(core, found, namespace, gateway)
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await rounds(one, 1)
+        write = one._store.write
+
+        async def lost(book: Any, now: datetime) -> Any:
+            version = one._store._version
+            await write(book, now)
+            one._store._version = version
+            monkeypatch.undo()
+            raise TimeoutError("no answer")
+
+        monkeypatch.setattr(one._store, "write", lost)
+        await ask(core, namespace, "inv-1", usd="-1")
+        await until(lambda: "inv-1" in one.book.adjustments)
+        await rounds(one, 2)
+        assert estimated(one) == much - 1
+    async with treasury(core, found, namespace, gateway.port) as two:
+        await rounds(two, 2)
+        assert estimated(two) == much - 1
+
+
+async def test_reserved_gpus_that_nobody_uses_are_in_the_stored_ledger_and_in_no_budget(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway
+) -> None:
+    found = objects(namespace)
+    pool = example("GPUPool", "h200", price__billing="Reserved", price__reservedGPUs=8, price__perGPUHour="3.60")
+    found.gpupools["h200"] = pool
+    key = Key(IDLE, IDLE, "gpu", "h200", "")
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await until(lambda: "h200" in one.book.idle)
+        assert one.book.idle["h200"].gpus == 8
+    # An hour passes in which no operator runs.
+    store = LedgerStore(core, namespace)
+    stored = await store.load()
+    assert stored is not None
+    mark = stored.idle["h200"]
+    await store.write(replace(stored, idle={"h200": replace(mark, until=mark.until - 3600)}), datetime.now(UTC))
+    async with treasury(core, found, namespace, gateway.port) as two:
+        await until(lambda: key in total(two.book))
+        had: Amount = total(two.book)[key]
+        assert had.gpu_seconds >= 8 * (3600 - 60)
+        assert had.usd == Decimal("0.001") * had.gpu_seconds
+        assert two.view.statements["team"][0].gpu == 0
+        assert IDLE not in two.view.policies

@@ -24,8 +24,9 @@ class Seen:
 @dataclass
 class Fake:
     """`hold` blocks answers until it is set, with `late` also a stream's first event; `status` other than 200 is
-    answered at once. `payload`: the whole JSON answer. `pieces`: the whole stream as it is written; with `breaks` the
-    connection is cut after them."""
+    answered at once, with `error` for a body, and `chunked` without its length. `payload`: the whole JSON answer.
+    `pieces`: the whole stream as it is written; with `breaks` the connection is cut after them, with `stays` the stream
+    stays open."""
 
     name: str
     status: int = 200
@@ -33,9 +34,12 @@ class Fake:
     extra_headers: dict[str, str] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
     late: bool = False
+    error: Any = None
+    chunked: bool = False
     payload: dict[str, Any] | None = None
     pieces: list[bytes] | None = None
     breaks: bool = False
+    stays: bool = False
     open_requests: int = 0
     aborted: int = 0
     hold: asyncio.Event = field(default_factory=asyncio.Event)
@@ -85,8 +89,14 @@ class Fake:
 
     async def _speak(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         if self.status != 200:
-            error = {"error": {"message": f"{self.name} says {self.status}", "type": "x", "code": None}}
-            return web.json_response(error, status=self.status, headers=self.extra_headers)
+            said = {"error": {"message": f"{self.name} says {self.status}", "type": "x", "code": None}}
+            body_of = said if self.error is None else self.error
+            raw = body_of if isinstance(body_of, bytes) else json.dumps(body_of).encode()
+            error = web.Response(body=raw, status=self.status, content_type="application/json")
+            error.headers.update(self.extra_headers)
+            if self.chunked:
+                error.enable_chunked_encoding()
+            return error
         if not body.get("stream"):
             await self.hold.wait()
             answer = self.payload or {
@@ -108,6 +118,8 @@ class Fake:
             for piece in self.pieces:
                 await response.write(piece)
                 await asyncio.sleep(0)
+            if self.stays:
+                await asyncio.Event().wait()
             if self.breaks:
                 assert request.transport is not None
                 request.transport.abort()

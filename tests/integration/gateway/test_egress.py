@@ -182,7 +182,7 @@ async def test_a_field_given_twice_is_capped(shared: tuple[Rig, Fake]) -> None:
 async def test_counters(rig: Rig) -> None:
     zai, address = await rig.fake("zai", PROVIDER_PORT)
     write_secret(rig.directory / "keys", {"zai": b"sk"})
-    await rig.publish(only((ZAI,), provider("zai", address)))
+    await rig.publish(only((ZAI,), provider("zai", address), cap=1000, context_length=2_000_000))
     await rig.start_envoy()
     stream = {"model": "glm-5", "stream": True, **MESSAGES}
     sizes: dict[str, int] = {"metered": 0, "unmetered": 0}

@@ -194,3 +194,44 @@ async def test_a_stream_without_an_end_and_one_event_that_is_too_large(both: tup
         await rig.post({"model": ID, "stream": True, **MESSAGES})
     samples = {s.outcome: s.requests for s in (await rig.reading()).samples}
     assert samples == {"unmetered": 2}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_errors_of_providers(both: tuple[Rig, Fake, Fake], seed: int) -> None:
+    """Whatever a provider's error says: the client has it as it is, or our own words, and it has a class."""
+    rig, _, zai = both
+    draw = random.Random(seed)
+    await rig.publish(_spilling(rig, zai))
+    codes: tuple[Any, ...] = ("insufficient_quota", "1113", 1305, None, {"a": []}, "", "1211", True, "billing_error")
+    waits = ("-1", "0x0", "nan", "", "soon", "Wed, 21 Oct 2015 07:28:00 GMT", "99 99")
+    rounds = 60
+    for number in range(rounds):
+        fields = {name: draw.choice(codes) for name in ("code", "type", "status", "message") if draw.random() < 0.6}
+        said: Any = draw.choice((fields, {"error": fields}, [{"error": fields}], [fields, fields], {"error": [fields]}))
+        raw = bytearray(json.dumps(said).encode())
+        if draw.random() < 0.4:
+            raw[draw.randrange(len(raw))] = draw.randrange(256)
+        if draw.random() < 0.2:
+            del raw[draw.randrange(len(raw)) :]
+        zai.status = draw.choice((300, 400, 401, 402, 403, 404, 413, 418, 422, 429, 500, 503, 529, 599))
+        zai.error, zai.chunked = bytes(raw), draw.random() < 0.5
+        # Who asks for a pause in earnest has a short one: the next round is to reach it.
+        earnest = zai.status in (429, 529)
+        odd = {"retry-after": draw.choice(waits), "retry-after-ms": draw.choice(("", "-1", "x", "nan"))}
+        zai.extra_headers = {"retry-after-ms": "1"} if earnest else odd
+        before = len(zai.seen)
+        while len(zai.seen) == before:
+            async with rig.session.post(
+                f"{rig.url}/v1/chat/completions", json={"model": ID, **MESSAGES}, headers={"host": HOSTS[0]}
+            ) as answer:
+                found = await answer.read()
+        assert answer.status in (zai.status, 502), (number, zai.status, raw)
+        assert answer.status == 502 or found == bytes(raw), (number, zai.status)
+    await eventually(lambda: _asked(rig, rounds), "each has a class")
+    assert "script log" not in (rig.directory / "envoy.log").read_text()
+
+
+async def _asked(rig: Rig, count: int) -> bool:
+    reading = await rig.reading()
+    classes = sum(n for (_, _, why), n in reading.errors.items() if why != "held")
+    return classes == sum(s.requests for s in reading.samples) == count

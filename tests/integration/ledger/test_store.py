@@ -12,9 +12,10 @@ import pytest
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiException, CoreV1Api, V1Namespace, V1ObjectMeta
 
-from spillway.ledger.book import Book, Price, ProviderModel, total
+from spillway.ledger.book import Book, ProviderModel, total
 from spillway.ledger.codec import CorruptLedger
 from spillway.ledger.external import EgressSample, charge_reading
+from spillway.ledger.price import Price
 from spillway.ledger.store import (
     NAME,
     OBJECT_BYTES,

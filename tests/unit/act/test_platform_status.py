@@ -27,6 +27,7 @@ from spillway.decide.outcome import PoolPlan
 from spillway.ledger import BudgetStatus, Grant
 from spillway.ledger import HourStatus as Hour
 from spillway.observe import Objects
+from spillway.observe.snapshot import ProviderHealth
 from tests.unit.api.examples import example
 from tests.unit.observe.cluster_objects import node, pod
 
@@ -149,7 +150,14 @@ NO_KEY = (Reason.MISSING_KEY, "no key")
 def test_provider(
     changes: dict[str, Any], blocked: tuple[str, str] | None, failing: str, expected: dict[str, str]
 ) -> None:
-    status = of_provider(provider(**changes), blocked, failing, 0.123, Decimal("1.239"), NOW)
+    health = ProviderHealth(
+        blocked={"zai": blocked} if blocked else {},
+        unwell={"zai": (Reason.PROVIDER_ERRORS, failing)} if failing else {},
+        error_rates={"zai": 0.123},
+        first_token_seconds={"zai": 0.4567},
+    )
+    status = of_provider(provider(**changes), health, Decimal("1.239"), NOW)
+    assert status.time_to_first_token_seconds == 0.46
     assert {c.type: c.status for c in status.conditions} == expected
     assert (status.spent_today, status.error_rate) == (Decimal("1.24"), 0.12)
 
@@ -166,9 +174,29 @@ def test_provider(
 def test_provider_reason_is_what_comes_first(
     changes: dict[str, Any], blocked: tuple[str, str] | None, reason: str
 ) -> None:
-    ready = find_condition(of_provider(provider(**changes), blocked, "", None, Decimal(0), NOW).conditions, "Ready")
+    health = ProviderHealth(blocked={"zai": blocked} if blocked else {})
+    ready = find_condition(of_provider(provider(**changes), health, Decimal(0), NOW).conditions, "Ready")
     assert ready is not None
     assert ready.reason == reason
+
+
+@pytest.mark.parametrize("reason", [Reason.KEY_REFUSED, Reason.QUOTA_SPENT])
+@pytest.mark.parametrize("on_trial", [False, True])
+def test_a_disabled_provider_says_so_until_it_answers(reason: str, on_trial: bool) -> None:
+    health = ProviderHealth(
+        blocked={} if on_trial else {"zai": (reason, "what to do")},
+        disabled={"zai": (reason, "what to do", on_trial)},
+        unwell={"zai": (Reason.PROVIDER_ERRORS, "all fail")},
+    )
+    status = of_provider(provider(**CHAT), health, Decimal(0), NOW)
+    found = {c.type: (c.status, c.reason) for c in status.conditions}
+    assert found["Ready"] == (("True", Reason.ON_TRIAL) if on_trial else ("False", reason))
+    assert found["Healthy"] == ("False", reason)
+    refused = reason == Reason.KEY_REFUSED
+    assert found["Credentials"] == (("False", reason) if refused else ("True", Reason.KEY_PRESENT))
+    healthy = find_condition(status.conditions, "Healthy")
+    assert healthy is not None and healthy.message == "what to do"
+    assert status.error_rate is None and status.time_to_first_token_seconds is None
 
 
 def test_policy_shows_its_budgets_and_their_bound() -> None:

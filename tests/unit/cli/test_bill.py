@@ -18,7 +18,7 @@ from spillway.act.kube import KubeError
 from spillway.cli import bill, budget
 from spillway.cli.bill import BadRequest, Question, columns_of, span_of
 from spillway.cli.main import app
-from spillway.ledger import Amount, Book, Key
+from spillway.ledger import IDLE, Amount, Book, Key
 from spillway.ledger.bill import rows
 from spillway.ledger.book import Entry, add
 from spillway.ledger.store import pack
@@ -35,8 +35,8 @@ def book() -> Book:
         Book(),
         [
             Entry(seconds, zai, Amount(Decimal("12.3456789"), 4_000_000, Decimal("0.5"))),
-            Entry(seconds, b200, Amount(Decimal("403.2"))),
-            Entry(seconds, Key("search", "r1", "gpu", "h200", ""), Amount(Decimal("84.4543211"))),
+            Entry(seconds, b200, Amount(Decimal("403.2"), gpu_seconds=96 * 3600)),
+            Entry(seconds, Key("search", "r1", "gpu", "h200", ""), Amount(Decimal("84.4543211"), gpu_seconds=72_000)),
         ],
         seconds,
     )
@@ -92,11 +92,11 @@ def test_the_table_of_a_month() -> None:
     assert status == 0
     assert [" ".join(line.split()) for line in text.splitlines()] == [
         "What was spent from 2026-11-01 to before 2026-12-01 (UTC), in USD:",
-        "TEAM DEPLOYMENT SUPPLIER MODEL USD ESTIMATED SHARE TOKENS",
-        "chat chat/glm-5 b200 - 403.20 80.6%",
-        "search search/r1 h200 - 84.45 16.9%",
+        "TEAM DEPLOYMENT SUPPLIER MODEL USD ESTIMATED SHARE TOKENS GPU HOURS",
+        "chat chat/glm-5 b200 - 403.20 80.6% 96.00",
+        "search search/r1 h200 - 84.45 16.9% 20.00",
         "chat chat/glm-5 zai glm-5 12.35 0.50 2.5% 4,000,000",
-        "total 500.00 0.50 4,000,000",
+        "total 500.00 0.50 4,000,000 116.00",
     ]
 
 
@@ -113,15 +113,28 @@ def test_nothing_spent_is_said() -> None:
 def test_csv_and_json_are_exact() -> None:
     _, text, _ = told("bill", "--month", "2026-11", "--by", "source", "--format", "csv")
     assert list(csv.reader(io.StringIO(text))) == [
-        ["source", "usd", "estimated_usd", "tokens"],
-        ["gpu", "487.6543211", "0", "0"],
-        ["external", "12.3456789", "0.5", "4000000"],
+        ["source", "usd", "estimated_usd", "adjusted_usd", "tokens", "gpu_hours"],
+        ["gpu", "487.6543211", "0", "0", "0", "116"],
+        ["external", "12.3456789", "0.5", "0", "4000000", "0"],
     ]
     _, text, _ = told("bill", "--month", "2026-11", "--by", "team", "--format", "json")
     document = json.loads(text)
     assert document["from"] == "2026-11-01T00:00:00+00:00"
-    assert document["total"] == {"usd": "500.0000000", "estimatedUsd": "0.5", "tokens": "4000000"}
-    assert document["rows"][1] == {"team": "search", "usd": "84.4543211", "estimatedUsd": "0", "tokens": "0"}
+    assert document["total"] == {
+        "usd": "500.0000000",
+        "estimatedUsd": "0.5",
+        "adjustedUsd": "0",
+        "tokens": "4000000",
+        "gpuHours": "116",
+    }
+    assert document["rows"][1] == {
+        "team": "search",
+        "usd": "84.4543211",
+        "estimatedUsd": "0",
+        "adjustedUsd": "0",
+        "tokens": "0",
+        "gpuHours": "20",
+    }
 
 
 @pytest.mark.usefixtures("cluster")
@@ -139,6 +152,42 @@ def test_focus_has_a_charge_for_each_day_and_supplier() -> None:
     )
     assert (external["ProviderName"], external["ServiceName"], external["SubAccountId"]) == ("zai", "glm-5", "chat")
     assert (external["ConsumedQuantity"], external["x_EstimatedCost"]) == ("4000000", "0.5")
+    [pool] = [line for line in lines if line["ProviderName"] == "b200"]
+    quantities = ("ConsumedQuantity", "ConsumedUnit", "PricingQuantity", "PricingUnit")
+    assert [pool[name] for name in quantities] == ["96", "GPU-Hours", "96", "GPU-Hours"]
+    assert {line["ChargeCategory"] for line in lines} == {"Usage"}
+
+
+def test_focus_tells_corrections_and_idle_gpus_apart() -> None:
+    seconds, zai = int(NOW.timestamp()), Key("chat", "glm-5", "external", "zai", "glm-5")
+    one = add(
+        Book(),
+        [
+            Entry(seconds, zai, Amount(Decimal(5), 7, Decimal(4))),
+            Entry(seconds, zai._replace(adjustment="inv-1"), Amount(Decimal(-3), 0, Decimal(-3))),
+            Entry(seconds, Key(IDLE, IDLE, "gpu", "h200", ""), Amount(Decimal(9), gpu_seconds=5400)),
+        ],
+        seconds,
+    )
+    idle, used, corrected = bill.focus(rows(one, bill.FOCUS_BY))
+    assert (used["ChargeCategory"], used["BilledCost"], used["PricingQuantity"]) == ("Usage", "5", "7")
+    assert (corrected["ChargeCategory"], corrected["BilledCost"]) == ("Adjustment", "-3")
+    assert (corrected["ResourceId"], corrected["x_EstimatedCost"]) == ("chat/glm-5", "-3")
+    assert {corrected[name] for name in ("ConsumedQuantity", "PricingQuantity", "PricingUnit")} == {""}
+    assert (idle["ChargeCategory"], idle["CapacityReservationId"], idle["CapacityReservationStatus"]) == (
+        "Usage",
+        "h200",
+        "Unused",
+    )
+    assert (idle["PricingQuantity"], idle["PricingUnit"], idle["ConsumedQuantity"]) == ("1.5", "GPU-Hours", "")
+    assert (idle["SubAccountId"], idle["ResourceId"], idle["ResourceType"]) == ("", "h200", "GPUPool")
+
+
+def test_gpu_hours_that_were_not_counted_yet_are_left_out() -> None:
+    seconds = int(NOW.timestamp())
+    old = add(Book(), [Entry(seconds, Key("chat", "glm-5", "gpu", "b200", ""), Amount(Decimal(7)))], seconds)
+    [line] = bill.focus(rows(old, bill.FOCUS_BY))
+    assert (line["PricingQuantity"], line["PricingUnit"]) == ("", "")
 
 
 def test_a_month_that_has_no_days_any_more_is_one_charge() -> None:

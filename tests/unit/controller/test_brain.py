@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from spillway.api import ExternalProvider, Reason
 from spillway.controller import brain as module
 from spillway.controller.brain import Brain
 from spillway.controller.chronicle import Chronicle
+from spillway.controller.provider_guard import Disabled
+from spillway.controller.settings import OperatorSettings
 from spillway.decide import Memory, Plan, Snapshot, plan
+from spillway.observe.resolve import valid
+from tests.unit.api.examples import example
 from tests.unit.decide.world import World
 
 LOADED = Memory(time=77.0)
@@ -74,3 +80,32 @@ async def test_a_bug_is_not_taken_for_the_memorys_fault(monkeypatch: pytest.Monk
         await mine._plan(snapshot)
     assert told.dropped == []
     assert told.recorded == [memory]
+
+
+@pytest.mark.parametrize("on_trial", [False, True])
+@pytest.mark.parametrize("key_there", [False, True])
+def test_what_is_known_of_a_disabled_provider(on_trial: bool, key_there: bool) -> None:
+    """It is not asked at all, and on trial not as the last one: else no request would come to it."""
+    mine = brain(Told(), Memory())
+    held = Disabled(Reason.QUOTA_SPENT, "top it up", 30, 0, 1, on_trial)
+    watch = SimpleNamespace(
+        failing=lambda: {"zai": "all fail", "deep": "most fail"},
+        unwell=lambda: {"zai": (Reason.PROVIDER_ERRORS, "all fail")},
+        error_rates=lambda: {"zai": 1.0},
+    )
+    treasury: Any = SimpleNamespace(
+        missing_keys=frozenset() if key_there else frozenset({"zai"}),
+        providers=watch,
+        guard=SimpleNamespace(disabled={"zai": held}),
+        first_tokens=SimpleNamespace(medians=lambda: {"zai": 0.5}),
+    )
+    ads: Any = SimpleNamespace(missing_keys=lambda: ())
+    mine._treasury, mine._ads, mine._settings = treasury, ads, OperatorSettings()
+    health = mine._health(valid(ExternalProvider, {"zai": example("ExternalProvider", "zai")}))
+    if key_there:
+        assert health.blocked == ({} if on_trial else {"zai": (Reason.QUOTA_SPENT, "top it up")})
+    else:
+        assert health.blocked["zai"][0] == Reason.MISSING_KEY, "which is what must be put right first"
+    assert health.failing == {"deep": "most fail"}
+    assert health.disabled == {"zai": (Reason.QUOTA_SPENT, "top it up", on_trial)}
+    assert health.first_token_seconds == {"zai": 0.5}

@@ -168,6 +168,13 @@ def test_refusal_names_and_credentials_are_handed_on() -> None:
     assert (egress.pair, egress.max_output_tokens, egress.max_choices) == (("zai", "glm-5"), 8192, 1)
 
 
+def test_the_gateway_counts_by_the_tiers_of_the_price_and_doubts_longer_prompts() -> None:
+    tiers = [{"aboveInputTokens": above, "input": "2", "output": "5"} for above in (64_000, 32_000)]
+    model = {"name": "glm-5", "price": {"input": "1", "output": "3", "tiers": tiers}, "contextLength": 128_000}
+    [found] = published({}, offered=providers(models=[model])).egresses
+    assert (found.tiers, found.context_length) == ((32_000, 64_000), 128_000)
+
+
 @pytest.mark.parametrize(
     ("phases", "pairs", "when_empty", "hold"),
     [

@@ -56,7 +56,9 @@ def test_no_place_in_flight_is_a_spent_budget() -> None:
     assert (found.permitted, found.reason, found.refusal.status) == (False, Code.BUDGET_SPENT, 429)
 
 
-@pytest.mark.parametrize("code", ["NamespaceNotAllowed", "UnknownProvider", "ModelNotOffered", "MissingKey"])
+@pytest.mark.parametrize(
+    "code", ["NamespaceNotAllowed", "UnknownProvider", "ModelNotOffered", "MissingKey", "KeyRefused", "QuotaSpent"]
+)
 def test_what_only_people_put_right_is_503(code: str) -> None:
     found = routed(shut(code))
     assert (found.permitted, found.refusal.status, found.refusal.code) == (False, 503, "route_unavailable")

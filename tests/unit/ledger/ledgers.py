@@ -16,9 +16,13 @@ def busy_book(deployments: int, now: datetime, days: int = 45) -> Book:
     keys = [Key(*name, "external", "zai", "glm-5") for name in names]
     keys += [Key(*name, "gpu", "blackwell-b200", "glm-5") for name in names]
     entries = (
-        Entry(int((now - timedelta(minutes=15 * quarter)).timestamp()), key, Amount(usd, dice.randrange(10**6), usd))
+        Entry(int((now - timedelta(minutes=15 * quarter)).timestamp()), key, _amount(key, usd, dice.randrange(10**6)))
         for quarter in range(days * 96)
         for key in keys
         for usd in [Decimal(dice.randrange(10**9)).scaleb(-8)]
     )
     return add(Book(), entries, int(now.timestamp()))
+
+
+def _amount(key: Key, usd: Decimal, quantity: int) -> Amount:
+    return Amount(usd, quantity, usd) if key.source == "external" else Amount(usd, gpu_seconds=quantity)

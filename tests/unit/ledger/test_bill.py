@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillway.ledger import Amount, Book, Key, UnknownTimeZone, fold
+from spillway.ledger import IDLE, Amount, Book, Key, UnknownTimeZone, fold
 from spillway.ledger.bill import COLUMNS, Column, months_cut, rows, total
 from spillway.ledger.book import Entry, add
 
@@ -51,9 +51,10 @@ def test_every_grouping_has_the_same_total_to_the_last_digit(
         now,
     )
     found = rows(fold(kept, NOON) if folded else kept, by, "Asia/Kathmandu")
-    assert total(found).usd == sum((usd for _, _, usd, _ in entries), Decimal(0))
-    assert total(found).estimated_usd == sum((usd for _, _, usd, guess in entries if guess), Decimal(0))
-    assert total(found).tokens == len(entries)
+    whole = total(found).amount
+    assert whole.usd == sum((usd for _, _, usd, _ in entries), Decimal(0))
+    assert whole.estimated_usd == sum((usd for _, _, usd, guess in entries if guess), Decimal(0))
+    assert whole.tokens == len(entries)
     assert len({row.values for row in found}) == len(found)
 
 
@@ -68,6 +69,23 @@ def test_columns_name_who_was_paid() -> None:
     assert [row.values for row in rows(one, by, namespace="search")] == [
         ("search", "search/deepseek-r1", "gpu", "-", "b200", "b200", "-")
     ]
+
+
+def test_corrections_and_idle_gpus_are_told_apart() -> None:
+    corrected, idle = KEYS[0]._replace(adjustment="inv-1"), Key(IDLE, IDLE, "gpu", "b200", "")
+    one = book((NOON, KEYS[0], "5"), (NOON, corrected, "-2"), (NOON, KEYS[3], "1"), (NOON, idle, "7"))
+    by: tuple[Column, ...] = ("team", "deployment", "charge")
+    assert [(*row.values, int(row.amount.usd), int(row.adjusted_usd)) for row in rows(one, by)] == [
+        ("(idle)", "(idle)", "idle", 7, 0),
+        ("chat", "chat/glm-5", "usage", 5, 0),
+        ("search", "search/deepseek-r1", "usage", 1, 0),
+        ("chat", "chat/glm-5", "adjustment", -2, -2),
+    ]
+    assert [(*row.values, int(row.amount.usd), int(row.adjusted_usd)) for row in rows(one, ("source",))] == [
+        ("gpu", 8, 0),
+        ("external", 3, -2),
+    ]
+    assert total(rows(one, by)).adjusted_usd == -2
 
 
 def test_days_are_those_of_the_zone_and_in_order() -> None:

@@ -81,15 +81,17 @@ def test_what_is_older_than_thirteen_months_is_dropped() -> None:
 
 def test_burn_rate_is_of_the_last_ten_minutes_and_of_what_is_selected() -> None:
     book = booked([(NOW - timedelta(minutes=minutes), Decimal("0.60")) for minutes in range(30)])
-    assert burn_usd_per_hour(book, NOW, lambda key: True) == Decimal(40)  # ten minutes' bookings over nine minutes
-    assert burn_usd_per_hour(book, NOW, lambda key: key == OTHER) == 0
+    assert burn_usd_per_hour(book.minutes, NOW, lambda key: True) == Decimal(
+        40
+    )  # ten minutes' bookings over nine minutes
+    assert burn_usd_per_hour(book.minutes, NOW, lambda key: key == OTHER) == 0
     begun = booked([(NOW, Decimal("0.60"))])
-    assert burn_usd_per_hour(begun, NOW, lambda key: True) == Decimal(36), "at least a minute is looked at"
-    assert burn_usd_per_hour(begun, NOW + timedelta(minutes=11), lambda key: True) == 0
+    assert burn_usd_per_hour(begun.minutes, NOW, lambda key: True) == Decimal(36), "at least a minute is looked at"
+    assert burn_usd_per_hour(begun.minutes, NOW + timedelta(minutes=11), lambda key: True) == 0
 
 
 def test_a_booking_ahead_of_time_does_not_erase_the_burn_rate() -> None:
     book = booked([(NOW, Decimal(1))])
     ahead = [Entry(int((NOW + timedelta(hours=1)).timestamp()), OTHER, Amount(Decimal(5)))]
     book = add(book, ahead, int(NOW.timestamp()))
-    assert burn_usd_per_hour(book, NOW, lambda key: True) == Decimal(60)
+    assert burn_usd_per_hour(book.minutes, NOW, lambda key: True) == Decimal(60)

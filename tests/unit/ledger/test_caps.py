@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spillway.ledger.book import Book, Pair, Price
+from spillway.ledger.book import Book, Pair
 from spillway.ledger.budgets import Budget, Policy, statement
 from spillway.ledger.caps import (
     Limit,
@@ -26,6 +26,7 @@ from spillway.ledger.caps import (
     why_none,
 )
 from spillway.ledger.exposure import LEASES_SECONDS, Exposure, Need, Slot, Timing
+from spillway.ledger.price import Price, Rates, Tier
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 TIMING = Timing()
@@ -47,6 +48,25 @@ def test_the_greatest_cost_of_a_request() -> None:
     assert greatest_cost(GLM, 200_000, 4096, choices=4) == Decimal("0.2524288")
     odd = Price(Decimal("1.00"), Decimal("2.00"), Decimal(0))
     assert greatest_cost(odd, 10**6, 0) == Decimal(2), "a cached token that costs more is what it may cost"
+    written = replace(GLM, cache_write=Decimal("1.25"))
+    assert greatest_cost(written, 200_000, 0) == Decimal("0.25")
+
+
+@pytest.mark.parametrize(
+    ("longest", "usd"),
+    [
+        (100_000, "0.1"),
+        (200_000, "0.2"),
+        (200_001, "0.400002"),
+        (300_000, "0.6"),  # the tier above is cheaper, but nobody can tell that the request was of it
+    ],
+)
+def test_the_greatest_cost_is_of_the_dearest_tier_that_a_prompt_can_reach(longest: int, usd: str) -> None:
+    tiers = (Tier(200_000, Rates(*map(Decimal, "2225"))), Tier(250_000, Rates(*map(Decimal, "1113"))))
+    price = replace(GLM, tiers=tiers)
+    assert greatest_cost(price, longest, 0) == Decimal(usd)
+    reached = slot(price, longest, 10**6, 1, TIMING)
+    assert reached.greatest_usd == Decimal(usd) + (5 if longest > 200_000 else Decimal("3.2"))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillway.ledger.book import Book, Key, Learned, Pair, Price, Process, ProviderModel, total
+from spillway.ledger.book import Book, Key, Learned, Pair, Process, ProviderModel, total
 from spillway.ledger.codec import decode, encode
 from spillway.ledger.external import (
     EgressSample,
@@ -18,17 +18,22 @@ from spillway.ledger.external import (
     allow,
     charge_reading,
     charge_vanished,
-    cost_usd,
     estimated_tokens,
     lend,
     retire,
     unread_usd,
     vanished,
 )
+from spillway.ledger.price import Price, Rates, Tier, cost_usd
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 ZAI = ProviderModel("zai", "glm-5")
 PRICES = {ZAI: Price(Decimal("1.00"), Decimal("0.20"), Decimal("3.20"))}
+FLAT = PRICES[ZAI].base
+LONG = Tier(200_000, Rates(Decimal(2), Decimal("0.40"), Decimal("2.5"), Decimal(5)))
+TIERED = Price(
+    Decimal(1), Decimal("0.20"), Decimal(3), Decimal("1.25"), (Tier(32_000, Rates(*map(Decimal, "1137"))), LONG)
+)
 KEY = Key("chat", "glm-5", "external", "zai", "glm-5")
 PAIR = Pair("chat", "glm-5", "zai", "glm-5")
 
@@ -41,9 +46,19 @@ def sample(
     cached_tokens: int = 0,
     request_bytes: int = 0,
     response_bytes: int = 0,
+    cache_write_tokens: int = 0,
+    tier: int = 0,
 ) -> EgressSample:
-    counts = (requests, prompt_tokens, completion_tokens, cached_tokens, request_bytes, response_bytes)
-    return EgressSample("chat", "glm-5", "zai", "glm-5", outcome, *counts)
+    counts = (
+        requests,
+        prompt_tokens,
+        completion_tokens,
+        cached_tokens,
+        request_bytes,
+        response_bytes,
+        cache_write_tokens,
+    )
+    return EgressSample("chat", "glm-5", "zai", "glm-5", outcome, *counts, tier=tier)
 
 
 def spent(book: Book) -> Decimal:
@@ -70,7 +85,73 @@ def test_a_new_process_is_charged_from_zero_and_then_by_difference() -> None:
 
 
 def test_cached_tokens_cost_their_own_price() -> None:
-    assert cost_usd(PRICES[ZAI], 1_000_000, 1_000_000, 400_000) == Decimal("0.6") + Decimal("0.08") + Decimal("3.2")
+    assert cost_usd(FLAT, 1_000_000, 1_000_000, 400_000) == Decimal("0.6") + Decimal("0.08") + Decimal("3.2")
+
+
+def charge(one: EgressSample, price: Price, book: Book = Book()) -> Book:  # noqa: B008 (a value)
+    return charge_reading(book, "gw-0", "p1", [one], {ZAI: price}, NOON).book
+
+
+@pytest.mark.parametrize(
+    ("one", "per_million"),
+    [
+        (sample(requests=1, prompt_tokens=1000, completion_tokens=100), "1300"),
+        (sample(requests=1, prompt_tokens=1000, cached_tokens=200, cache_write_tokens=400), "940"),
+        (sample(requests=1, prompt_tokens=201_000, completion_tokens=10, tier=200_000), "402050"),
+        (
+            sample(requests=1, prompt_tokens=201_000, cached_tokens=1000, cache_write_tokens=2000, tier=200_000),
+            "401400",
+        ),
+        # The tier was taken out of the price while a gateway still counted in it: the dearest, column by column.
+        (sample(requests=1, prompt_tokens=70_000, completion_tokens=10, tier=64_000), "140070"),
+    ],
+)
+def test_tiers_and_cache_writes_cost_their_own_price(one: EgressSample, per_million: str) -> None:
+    assert spent(charge(one, TIERED)) == Decimal(per_million).scaleb(-6)
+
+
+def test_tiers_have_watermarks_of_their_own() -> None:
+    book = charge(sample(requests=1, prompt_tokens=1000, cache_write_tokens=100), TIERED)
+    book = charge(sample(requests=1, prompt_tokens=201_000, tier=200_000), TIERED, book)
+    again = charge(sample(requests=1, prompt_tokens=1000, cache_write_tokens=100), TIERED, decode(encode(book)))
+    assert spent(again) == spent(book) == Decimal("0.001025") + Decimal("0.402")
+
+
+@pytest.mark.parametrize(
+    ("one", "per_million"),
+    [
+        # Cut after a first event that stated usage: the prompt as stated, the answer not below its bytes.
+        (sample("doubtful", 1, 1000, 1, request_bytes=4000, response_bytes=20_000), "4250"),
+        (sample("doubtful", 1, 1000, 5000, request_bytes=4000, response_bytes=20_000), "16250"),
+        # No discount is believed, and cached tokens beyond the prompt are counted apart from it.
+        (sample("doubtful", 1, 1000, 256, 900, 4000, 0, cache_write_tokens=300), "2268"),
+        (sample("doubtful", 1, 210_000, 256, request_bytes=4000, tier=200_000), "526280"),
+        # Without usage nobody knows the tier: the dearest that so many bytes can come to.
+        (sample("unmetered", 1, request_bytes=4000), "2018"),
+        (sample("unmetered", 1, request_bytes=40_000), "31792"),
+        (sample("unanswered", 1, request_bytes=400_000), "301792"),
+    ],
+)
+def test_estimates_by_tier(one: EgressSample, per_million: str) -> None:
+    amount = total(charge(one, TIERED))[KEY]
+    assert amount.usd == amount.estimated_usd == Decimal(per_million).scaleb(-6)
+
+
+def test_doubtful_usage_teaches_nothing() -> None:
+    assert not charge(sample("doubtful", 1, 10**6, 1, request_bytes=10), TIERED).learned
+
+
+@given(
+    st.integers(0, 300_000),
+    st.integers(0, 5000),
+    st.integers(0, 400_000),
+    st.integers(0, 400_000),
+    st.sampled_from((0, 32_000, 200_000, 64_000)),
+)
+def test_no_rate_is_above_the_dearest(prompt: int, completion: int, cached: int, written: int, tier: int) -> None:
+    dearest = TIERED.dearest()
+    most = (prompt * max(dearest[:3]) + completion * dearest.output).scaleb(-6)
+    assert cost_usd(TIERED.of_tier(tier), prompt, completion, cached, written) <= most
 
 
 def test_a_price_change_counts_from_the_reading_that_sees_it() -> None:
@@ -113,9 +194,9 @@ def test_unmetered_answers_are_estimated_by_what_was_learned_and_marked() -> Non
     cut = sample("unmetered", requests=1, request_bytes=5_000, response_bytes=20_000)
     charged = charge_reading(Book(), "gw-0", "p1", [cut, metered], PRICES, NOON).book
     amount = total(charged)[KEY]
-    estimate = cost_usd(PRICES[ZAI], 1_000, 400)  # 0.2 tokens a byte in, 0.02 out
+    estimate = cost_usd(FLAT, 1_000, 400)  # 0.2 tokens a byte in, 0.02 out
     assert amount.estimated_usd == estimate
-    assert amount.usd == estimate + cost_usd(PRICES[ZAI], 10_000, 2_000)
+    assert amount.usd == estimate + cost_usd(FLAT, 10_000, 2_000)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +211,7 @@ def test_unmetered_answers_are_estimated_by_what_was_learned_and_marked() -> Non
 )
 def test_estimates(learned: Learned | None, delta: EgressSample, tokens: tuple[int, int]) -> None:
     charged = charge_reading(Book(learned={ZAI: learned} if learned else {}), "gw-0", "p1", [delta], PRICES, NOON).book
-    assert total(charged)[KEY].usd == cost_usd(PRICES[ZAI], *tokens)
+    assert total(charged)[KEY].usd == cost_usd(FLAT, *tokens)
     counts = charged.gateways[Process("gw-0", "p1")].counts
     assert estimated_tokens(learned, next(iter(counts.values()))) == tokens
 

@@ -32,6 +32,7 @@ def test_an_hour_of_four_gpus() -> None:
     assert total(book) == {KEY: replace(total(book)[KEY], usd=Decimal("16.80"))}
     assert len(book.spans) == 4, "an hour is four quarter-hours"
     assert {bucket[KEY].usd for bucket in book.spans.values()} == {Decimal("4.2")}
+    assert {bucket[KEY].gpu_seconds for bucket in book.spans.values()} == {4 * 900}
 
 
 @given(st.lists(st.integers(1, 100_000), max_size=12), st.integers(1, 100_000))
@@ -42,6 +43,7 @@ def test_how_often_one_looks_never_changes_the_sum(looks: list[int], lifetime: i
     ended = replace(POD, ended=after(lifetime))
     book = charge_pods(book, [ended], PRICES, after(lifetime + 5)).book
     assert spent(book) == (4 * Decimal("4.20") * lifetime / 3600).quantize(Decimal("1e-9"))
+    assert total(book)[KEY].gpu_seconds == 4 * lifetime
 
 
 def test_an_ended_pod_is_charged_once_while_it_stays_in_the_cache_and_after() -> None:

@@ -44,6 +44,13 @@ def test_only_what_the_namespaces_spent_outside_counts() -> None:
     assert (status.spent, status.remaining, status.opens_at) == (Decimal(7), Decimal(3), None)
 
 
+def test_a_correction_frees_nothing_of_the_hour() -> None:
+    book = spent((2, "5", ZAI), (1, "-4", ZAI._replace(adjustment="invoice-9")))
+    for one in (book, decode(encode(book))):
+        status = last_hour(one, POLICY, NOW)
+        assert status is not None and status.spent == Decimal(5)
+
+
 def test_it_opens_when_enough_is_more_than_an_hour_ago() -> None:
     status = last_hour(spent((50, "4", ZAI), (40, "2", ZAI), (1, "9", ZAI)), POLICY, NOW)
     assert status is not None and status.exhausted and status.remaining == 0

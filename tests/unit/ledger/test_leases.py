@@ -14,9 +14,10 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from spillway.gateway.share import growing, share
-from spillway.ledger.book import Pair, Price
+from spillway.ledger.book import Pair
 from spillway.ledger.caps import Limit, caps, greatest_cost, lease_seconds, slot
 from spillway.ledger.exposure import LEASES_SECONDS, Exposure, Need, Timing
+from spillway.ledger.price import Price
 
 TIMING = Timing()
 SHORTEST = LEASES_SECONDS[0]

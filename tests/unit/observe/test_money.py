@@ -10,10 +10,10 @@ import pytest
 
 from spillway.api import CostPolicy, ExternalProvider, MoEDeployment, Reason
 from spillway.decide.snapshot import Deployment, ProviderOption, Settings
-from spillway.ledger import Book, Pair, Timing
+from spillway.ledger import Book, Pair, Rates, Tier, Timing
 from spillway.ledger.book import Amount, Entry, Key, add
 from spillway.observe import Objects, Resolved, take
-from spillway.observe.money import Leased, Money, assess
+from spillway.observe.money import Leased, Money, assess, prices
 from spillway.observe.resolve import valid
 from spillway.observe.snapshot import (
     ProviderHealth,
@@ -63,6 +63,7 @@ def assessed(
     unread: str = "0",
     in_flight: int = 0,
     timing: Timing | None = None,
+    disabled: dict[str, tuple[int, str]] | None = None,
 ) -> Money:
     return assess(
         book or Book(),
@@ -75,6 +76,7 @@ def assessed(
         Decimal(unread),
         NOON,
         timing or Timing(),
+        disabled,
     )
 
 
@@ -87,6 +89,52 @@ def test_money_left_gives_caps_and_a_bound() -> None:
     [budget] = budgets(money, {})
     assert (budget.policy, budget.name, budget.amount, budget.remaining) == ("team", "day", Decimal(400), Decimal(400))
     assert budget.resets_at == datetime(2026, 11, 24, tzinfo=UTC).timestamp()
+
+
+LONG = {
+    "aboveInputTokens": 4000,
+    "input": "2",
+    "cachedInput": "0.5",
+    "output": "6",
+}
+
+
+def test_prices_are_what_is_stated_and_input_where_nothing_is() -> None:
+    price = {"input": "1", "output": "3.2", "cacheWrite": "1.25", "tiers": [LONG | {"aboveInputTokens": 6000}, LONG]}
+    [found] = prices(providers(models=[SMALL | {"price": price}])).values()
+    assert found.base == Rates(Decimal(1), Decimal(1), Decimal("1.25"), Decimal("3.2"))
+    long = Rates(Decimal(2), Decimal("0.5"), Decimal(2), Decimal(6))
+    assert found.tiers == (Tier(4000, long), Tier(6000, long))
+
+
+def test_a_tier_that_a_prompt_can_reach_makes_requests_dearer() -> None:
+    book = spent("399")
+    tiered = providers(models=[SMALL | {"price": {"input": "1", "output": "3.2", "tiers": [LONG]}}])
+    base, dear = assessed(book), assessed(book, offered=tiered)
+    assert dear.needs[0].slot.greatest_usd == (8192 * Decimal(2) + 512 * Decimal(6)).scaleb(-6)
+    assert 0 < dear.caps[PAIR] < base.caps[PAIR]
+
+
+@pytest.mark.parametrize(("prompt", "usd"), [(4000.0, (1.0, 3.2)), (4001.0, (2.0, 6.0))])
+def test_a_mean_prompt_in_a_tier_costs_what_the_tier_costs(prompt: float, usd: tuple[float, float]) -> None:
+    tiered = providers(models=[SMALL | {"price": {"input": "1", "output": "3.2", "tiers": [LONG]}}])
+    one = option(moes()[0], "zai", "glm-5", tiered, assessed(), HEALTHY, prompt_tokens=prompt)
+    assert (one.usd_per_million_input, one.usd_per_million_output) == usd
+
+
+def test_a_disabled_provider_has_no_slot_and_one_on_trial_a_single_one() -> None:
+    shut = assessed(disabled={"zai": (0, "its account has no money: top it up")}, in_flight=3)
+    assert (shut.caps[PAIR], shut.stops[PAIR]) == (0, ("ProviderDisabled", "its account has no money: top it up"))
+    assert shut.needs[0].in_flight == 3, "what it has in flight still counts"
+    trial = assessed(disabled={"zai": (1, "on trial")})
+    assert (trial.caps[PAIR], trial.stops) == (1, {})
+    assert assessed(disabled={"other": (0, "x")}).caps == assessed().caps
+    spent_too = assessed(spent("400"), disabled={"zai": (0, "no money there")})
+    assert spent_too.stops[PAIR][0] == "BudgetSpent", "the provider is not all that stands in the way"
+    found = option(moes()[0], "zai", "glm-5", providers(), shut, HEALTHY)
+    assert (found.unavailable, found.unavailable_message) == (Reason.PROVIDER_NOT_READY, shut.stops[PAIR][1])
+    refused = ProviderHealth({"zai": (Reason.KEY_REFUSED, "put a key there")})
+    assert option(moes()[0], "zai", "glm-5", providers(), shut, refused).unavailable == Reason.KEY_REFUSED
 
 
 def test_a_faster_provider_may_burn_more_and_gets_fewer_slots() -> None:
@@ -173,7 +221,9 @@ def test_a_limit_of_requests_lengthens_the_lease() -> None:
 
 def test_a_lease_that_gateways_still_hold_is_in_the_needs() -> None:
     own, offered = policies(), providers()
-    money = assess(Book(), own, moes(), offered, Objects(), {}, {}, Decimal(0), NOON, Timing(), {PAIR: Leased(7, 300)})
+    money = assess(
+        Book(), own, moes(), offered, Objects(), {}, {}, Decimal(0), NOON, Timing(), leased={PAIR: Leased(7, 300)}
+    )
     assert [(need.leased_cap, need.leased_seconds) for need in money.needs] == [(7, 300)]
     assert money.grants["team", "day"].outstanding_usd > assessed().grants["team", "day"].outstanding_usd
 

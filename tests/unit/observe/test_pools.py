@@ -53,6 +53,30 @@ def test_what_a_part_of_a_group_holds_is_room_for_the_whole_of_it() -> None:
     assert pools.pool(pool(), objects(*nodes, *waits, *other)).free_slots(16, 2) == 0
 
 
+@pytest.mark.parametrize(
+    ("price", "unclaimed"),
+    [
+        ({"price__billing": "Reserved"}, 16 + 8 - 3),  # all that the nodes have, the cordoned one included
+        ({"price__billing": "Reserved", "price__reservedGPUs": 4}, 4),  # strangers have room beyond
+        ({"price__billing": "Reserved", "price__reservedGPUs": 22}, 21),
+        ({"price__billing": "Reserved", "price__reservedGPUs": 32}, 29),  # paid although the nodes are not there
+        ({}, 0),
+    ],
+)
+def test_reserved_gpus_are_ours_unless_strangers_hold_them(price: dict[str, Any], unclaimed: int) -> None:
+    seen = objects(
+        node("n1"),
+        node("n2"),
+        node("cordoned", cordoned=True),
+        node("other", labels={"a": "b"}),
+        pod("ours", node="n1", gpus=4),
+        pod("foreign", node="n2", gpus=3, labels={}, namespace="kube-system"),
+        pod("ended", node="n2", gpus=2, phase="Succeeded", labels={}),
+        pod("elsewhere", node="other", gpus=8, labels={}),
+    )
+    assert pools.unclaimed(pool(**price), seen) == unclaimed
+
+
 def test_nodes_that_cannot_take_pods_are_no_room() -> None:
     found = pools.pool(
         pool(),

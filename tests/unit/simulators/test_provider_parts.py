@@ -31,6 +31,16 @@ def test_bill_is_exact_and_adds_up() -> None:
     assert sum(line["aborted"] for line in minutes.values()) == 100
 
 
+def test_a_long_prompt_costs_what_its_tier_says() -> None:
+    prices = {"input": "1", "output": "3", "tiers": [
+        {"aboveInputTokens": 200, "input": "4", "output": "8"},
+        {"aboveInputTokens": 100, "input": "2", "output": "6"},
+    ]}  # fmt: skip
+    price = ProviderConfig.read({"keys": ["k"], "models": {"m": prices}}).models["m"]
+    costs = [price.cost_usd(prompt, 10) * 10**6 for prompt in (100, 101, 200, 201)]
+    assert costs == [130, 262, 460, 884]
+
+
 def test_every_style_answers_every_situation_as_json() -> None:
     situations = set(STYLES["openai"])
     for style, answers in STYLES.items():
@@ -68,6 +78,7 @@ def test_styles_say_it_as_the_vendor_does(style: str, situation: str, status: in
         ({"keys": []}, "keys"),
         ({"models": {}}, "models"),
         ({"models": {"m": {"input": "1"}}}, "models.m"),
+        ({"models": {"m": {"input": "1", "output": "2", "tiers": [{"input": "1"}]}}}, "models.m.tiers"),
         ({"style": "acme"}, "style"),
         ({"tokensPerSecond": 0}, "tokensPerSecond"),
         ({"maxConcurrency": "9"}, "maxConcurrency"),
@@ -91,10 +102,20 @@ def test_faults_are_drawn_from_the_seed() -> None:
     assert 250 < drawn(1).count("500") < 350
 
 
-@pytest.mark.parametrize("raw", [{}, [], {"mode": "flood"}, {"mode": "ok", "probability": 2}, {"mode": "ok", "x": 1}])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {},
+        [],
+        {"mode": "flood"},
+        {"mode": "ok", "probability": 2},
+        {"mode": "ok", "x": 1},
+        {"mode": "429", "retry_after": [1]},
+    ],
+)
 def test_wrong_fault_changes_nothing(raw: object) -> None:
     faults = Faults()
     faults.switch({"mode": "hang"})
-    with pytest.raises(ValueError, match=r"mode|probability|unknown"):
+    with pytest.raises(ValueError, match=r"mode|probability|unknown|retry_after"):
         faults.switch(raw)
     assert faults.draw() == "hang"

@@ -107,12 +107,19 @@ async def test_faults_switch_at_run_time(tmp_path: Path) -> None:
             ("429", 429, "1302"),
             ("402", 429, "1113"),
             ("401", 401, "1000"),
+            ("403", 403, "1220"),
+            ("404", 400, "1211"),
             ("500", 500, "1234"),
         ):
             await fault(server, session, mode=mode)
             seen, body = await post(server, session, chat("x"))
             assert (seen, json.loads(body)["error"]["code"]) == (status, code)
         assert await total(server, session) == 0
+        for given, sent in ((7, "7"), ("Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 21 Oct 2026 07:28:00 GMT"), ("", None)):
+            await fault(server, session, mode="429", retry_after=given)
+            url = f"{server.url}/chat/completions"
+            async with session.post(url, json=chat("x"), headers=KEY) as answer:
+                assert answer.headers.get("retry-after") == sent
         await fault(server, session, mode="outage")
         with pytest.raises(aiohttp.ClientError):
             await post(server, session, chat("x"))
@@ -133,6 +140,13 @@ async def test_faults_switch_at_run_time(tmp_path: Path) -> None:
         twice = await total(server, session)
         assert twice - billed < 2 * billed, "stated twice, billed once"
         billed = twice
+        await fault(server, session, mode="wrong_usage")
+        first = events((await post(server, session, asked))[1])
+        second = json.loads((await post(server, session, chat("x [[out=9]]")))[1])["usage"]
+        assert any('"prompt_tokens": -' in payload for payload in first) and second["prompt_tokens"] == "many"
+        await fault(server, session, mode="running_usage")
+        assert sum('"usage"' in payload for payload in events((await post(server, session, asked))[1])) >= 2
+        billed = await total(server, session)
         await fault(server, session, mode="abort_midstream")
         with pytest.raises(aiohttp.ClientError):
             await post(server, session, chat("x [[out=2000]]", stream=True))
