@@ -13,8 +13,7 @@ from decimal import Decimal
 import aiohttp
 from kubernetes.aio.client import ApiException, CoreV1Api
 
-from spillway.api import CostPolicy, ExternalProvider, GPUPool, MoEDeployment
-from spillway.build import DEPLOYMENT_LABEL
+from spillway.api import CostPolicy, ExternalProvider, MoEDeployment
 from spillway.controller.adjustment_watch import AdjustmentWatch
 from spillway.controller.arrivals import Arrivals
 from spillway.controller.first_token import FirstTokens
@@ -32,10 +31,7 @@ from spillway.ledger import (
     EgressSample,
     Key,
     Pair,
-    PodUsage,
-    PoolPrice,
     Process,
-    Reserved,
     Sums,
     allow,
     charge_idle,
@@ -51,10 +47,9 @@ from spillway.ledger import (
 from spillway.ledger.external import Outcome
 from spillway.ledger.reader import GatewayPod, Page, Reader, ReadingFailed, Round
 from spillway.ledger.store import LedgerConflict, LedgerGone, LedgerStore, due
-from spillway.observe import cluster, money, pools
-from spillway.observe.cluster import of_pool, requested
+from spillway.observe import gpus, money
 from spillway.observe.money import Money
-from spillway.observe.objects import Objects, condition, seconds
+from spillway.observe.objects import Objects
 from spillway.observe.resolve import valid
 
 log = logging.getLogger(__name__)
@@ -243,8 +238,8 @@ class Treasury:
                 page = reading.page
                 self._take(charge_reading(self.book, reading.pod, page.process, page.samples, prices, reading.at))
         self._look_at_providers(found, providers, now)
-        self._take(charge_pods(self.book, self._gpu_pods(), self._pool_prices(), now))
-        self.book = charge_idle(self.book, self._reserved(), now)
+        self._take(charge_pods(self.book, gpus.held(self._objects, now), gpus.prices(self._objects), now))
+        self.book = charge_idle(self.book, gpus.reserved(self._objects), now)
         view = self._assess(found, now, before)
         # In a leader's first round only its own view tells what those who do not answer may have spent.
         unheard = bool(found.failures) and not before.needs
@@ -265,23 +260,6 @@ class Treasury:
         self.read_once.set()
         await self._write_quietly()
 
-    def _look_at_providers(self, found: Round, providers: Mapping[str, ExternalProvider], now: datetime) -> None:
-        """How they do, and which are disabled from now on, or are not any more."""
-        moment, told, before = time.monotonic(), self._told, dict(self.guard.disabled)
-        self._told = {}
-        new = self.providers.note(
-            (Told(r.pod, r.page.process, r.page.samples, told[r.pod].errors) for r in found.readings), moment
-        )
-        self.first_tokens.note(
-            {(r.pod, r.page.process): told[r.pod].first_bytes for r in found.readings if r.page.process}, moment
-        )
-        self.guard.note(providers, new, now.timestamp())
-        for name in before.keys() | self.guard.disabled.keys():
-            held = self.guard.disabled.get(name)
-            if held != before.get(name):
-                words = held.message if held else "it answers again"
-                log.warning("provider", extra={"provider": name, "words": words})
-
     async def _adjust(self, now: datetime) -> None:
         """Settle what people ask to be adjusted. It counts once it is stored: else a credit could be spent that a later
         leader knows nothing of."""
@@ -298,6 +276,23 @@ class Treasury:
             if any(self.book.adjustments.get(ref) != one for ref, one in done.settled.items()):
                 return  # somebody else wrote: what is stored counts, and the next round settles by it
         await self._adjustments.tell(done)
+
+    def _look_at_providers(self, found: Round, providers: Mapping[str, ExternalProvider], now: datetime) -> None:
+        """How they do, and which are disabled from now on, or are not any more."""
+        moment, told, before = time.monotonic(), self._told, dict(self.guard.disabled)
+        self._told = {}
+        new = self.providers.note(
+            (Told(r.pod, r.page.process, r.page.samples, told[r.pod].errors) for r in found.readings), moment
+        )
+        self.first_tokens.note(
+            {(r.pod, r.page.process): told[r.pod].first_bytes for r in found.readings if r.page.process}, moment
+        )
+        self.guard.note(providers, new, now.timestamp())
+        for name in before.keys() | self.guard.disabled.keys():
+            held = self.guard.disabled.get(name)
+            if held != before.get(name):
+                words = held.message if held else "it answers again"
+                log.warning("provider", extra={"provider": name, "words": words})
 
     async def _vouched(self, found: Round, view: Money) -> Money:
         """The view, once the stored ledger knows all that its caps may let a gateway process have in flight: whoever
@@ -398,49 +393,6 @@ class Treasury:
             name = cluster_of(pair)
             found[pair] = sum(life.in_flight.get(name, 0) for life in self._lives.values())
         return found
-
-    def _gpu_pods(self) -> list[PodUsage]:
-        pools = valid(GPUPool, self._objects.gpupools)
-        usages = []
-        for pod in self._objects.pods.values():
-            scheduled = condition(pod, "PodScheduled")
-            if not cluster.is_ours(pod) or scheduled is None or scheduled.get("status") != "True":
-                continue
-            pool = next((p for p in pools.values() if of_pool(pod, p)), None)
-            since = seconds(scheduled.get("lastTransitionTime"))
-            if pool is None or since is None:
-                continue
-            meta = pod["metadata"]
-            name = meta["labels"][DEPLOYMENT_LABEL]
-            moe = self._objects.moedeployments.get(f"{meta['namespace']}/{name}")
-            model = (((moe or {}).get("spec") or {}).get("model") or {}).get("name", "")
-            finished = (pod.get("status") or {}).get("phase") in cluster.FINISHED
-            usages.append(
-                PodUsage(
-                    uid=meta["uid"],
-                    namespace=meta["namespace"],
-                    deployment=name,
-                    pool=pool.metadata.name,
-                    model=model,
-                    gpus=requested(pod, pool.spec.gpu.resource_name),
-                    scheduled=datetime.fromtimestamp(since, UTC),
-                    ended=datetime.now(UTC) if finished else None,
-                )
-            )
-        return usages
-
-    def _pool_prices(self) -> dict[str, PoolPrice]:
-        return {
-            name: PoolPrice(pool.spec.price.usd_per_gpu_hour, round(pool.spec.price.minimum_billing_seconds))
-            for name, pool in valid(GPUPool, self._objects.gpupools).items()
-        }
-
-    def _reserved(self) -> dict[str, Reserved]:
-        return {
-            name: Reserved(pools.unclaimed(pool, self._objects), pool.spec.price.usd_per_gpu_hour)
-            for name, pool in valid(GPUPool, self._objects.gpupools).items()
-            if pool.spec.price.billing == "Reserved"
-        }
 
 
 def _pairs(moes: list[MoEDeployment]) -> Iterator[Pair]:

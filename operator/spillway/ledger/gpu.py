@@ -64,7 +64,9 @@ def charge_pods(book: Book, pods: Iterable[PodUsage], prices: Mapping[str, PoolP
             if price is None:
                 continue
             mark = _opened(pod, price)
-        elif mark.closed and pod.ended is None:
+        elif mark.closed:
+            if pod.ended is not None:
+                continue
             mark = replace(mark, closed=False)
         end = None if pod.ended is None else math.ceil(pod.ended.timestamp())
         marks[pod.uid] = mark = _charge(mark, now_seconds, end, entries)

@@ -56,6 +56,14 @@ def test_an_ended_pod_is_charged_once_while_it_stays_in_the_cache_and_after() ->
     assert not book.pods
 
 
+def test_a_finished_pod_that_stays_listed_ends_where_that_was_seen_first() -> None:
+    """Evicted pods stay for days; nobody says when they ended but who looks."""
+    book = charge_pods(Book(), [POD], PRICES, after(1700)).book
+    for look in (1800, 1802, 90_000):
+        book = charge_pods(book, [replace(POD, ended=after(look))], PRICES, after(look)).book
+    assert spent(book) == Decimal("8.40")
+
+
 def test_a_pod_that_went_unseen_is_charged_until_its_absence_was_seen() -> None:
     book = charge_pods(Book(), [POD], PRICES, after(60)).book
     book = charge_pods(book, [], PRICES, after(3600)).book

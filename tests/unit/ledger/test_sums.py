@@ -33,7 +33,11 @@ def test_sums_are_totals(steps: list[tuple[str, list[tuple[int, Key, int]]]]) ->
         match what:
             case "spend":
                 entries = [
-                    Entry(int((now - timedelta(minutes=15 * ago)).timestamp()), key, Amount(Decimal(n).scaleb(-9), n))
+                    Entry(
+                        int((now - timedelta(minutes=15 * ago)).timestamp()),
+                        key,
+                        Amount(Decimal(n).scaleb(-9), n, gpu_seconds=n),
+                    )
                     for ago, key, n in spent
                 ]
                 book = add(book, entries, int(now.timestamp()))
