@@ -92,6 +92,13 @@ def test_a_round_says_what_is_new_in_it() -> None:
     assert watch.note([zai(6, 40, quota=3, rejected=1)], 8)["zai"].proven == 40
 
 
+def test_an_answer_with_usage_that_cannot_be_is_an_answer() -> None:
+    watch = ProviderWatch()
+    watch.note([told("gw-1", [])], 0)
+    new = watch.note([told("gw-1", [sample("zai", "doubtful", 2)])], 2)["zai"]
+    assert (new.answered, new.failed, new.proven) == (2, 0, 2)
+
+
 def test_what_a_gateway_counts_first_is_counted_where_it_was_seen_before_it() -> None:
     watch = ProviderWatch()
     watch.note([Told("pod of gw-1", "")], 0)
