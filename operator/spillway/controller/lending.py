@@ -41,7 +41,8 @@ def leased(book: Book, known: Leases, pairs: Iterable[Pair]) -> dict[Pair, Lease
 
 def lent(book: Book, known: Leases, view: Money) -> Book:
     """The book that knows the longest lease that each process may have once the view is in force."""
-    coming = max(view.lease_seconds.values(), default=SHORTEST)
+    spending = {pair.namespace for pair, cap in view.caps.items() if cap}
+    coming = max((lease for n, lease in view.lease_seconds.items() if n in spending), default=SHORTEST)
     for owner in book.gateways:
         if owner.process in known:
             has = max((one.seconds for one in known[owner.process].values()), default=0)

@@ -35,12 +35,12 @@ def test_of_a_process_that_has_not_told_yet_the_book_counts() -> None:
 
 
 def test_the_book_knows_what_comes_and_what_may_still_be_there() -> None:
-    soon = Money(lease_seconds={"chat": 60, "search": 15})
+    soon = Money(caps={PAIR: 2}, lease_seconds={"chat": 60, "search": 3600})
     assert lent(BOOK, {}, soon).leases == {ONE: 60, TWO: 60}
     known = {"p0": {cluster_of(PAIR): Leased(5, 3600)}, "p1": {}}
     hour = lent(BOOK, known, soon)
     assert hour.leases == {ONE: 3600, TWO: 60}
-    shortest = Money(lease_seconds={"chat": 15})
+    shortest = Money(caps={PAIR: 2}, lease_seconds={"chat": 15})
     assert lent(hour, known, shortest).leases == {ONE: 3600}
     assert lent(hour, {"p1": {}}, shortest).leases == {ONE: 3600}, "who has not told us may have what it had"
     assert lent(hour, {"p0": {}, "p1": {}}, shortest).leases == {}
@@ -49,7 +49,7 @@ def test_the_book_knows_what_comes_and_what_may_still_be_there() -> None:
 def test_more_than_is_stored() -> None:
     assert not allows_more(BOOK, BOOK)
     assert allows_more(BOOK, None)
-    hour = lent(BOOK, {}, Money(lease_seconds={"chat": 3600}))
+    hour = lent(BOOK, {}, Money(caps={PAIR: 2}, lease_seconds={"chat": 3600}))
     assert allows_more(hour, BOOK)
     assert not allows_more(BOOK, hour)
     assert not allows_more(hour, hour)
