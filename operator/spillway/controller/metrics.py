@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from spillway.decide import Plan, Snapshot
 from spillway.ledger import Amount, Key
+from spillway.ledger.detail import Detail
 
 
 class Metrics:
@@ -52,6 +53,8 @@ class Metrics:
         self.registry.register(self._state)
         self._spending = _Spending()
         self.registry.register(self._spending)
+        self._single = _SingleRequests()
+        self.registry.register(self._single)
 
     def planned(self, snapshot: Snapshot, plan: Plan) -> None:
         """What the next scrape shows of each deployment; series vanish with it."""
@@ -64,6 +67,44 @@ class Metrics:
     def spent_by(self, spending: Callable[[], Mapping[Key, Amount]]) -> None:
         """Where a scrape finds all that was spent, while this process leads."""
         self._spending.look = spending
+
+    def detailed_by(self, detail: Detail) -> None:
+        """Where a scrape finds what single requests cost, while this process leads."""
+        self._single.detail = detail
+
+
+class _SingleRequests(Collector):
+    """From the gateways' log. Quantiles, not a histogram: costs of models lie a factor of 10,000 apart, so that no
+    buckets fit all, and only one process leads, so that nothing has to be added up."""
+
+    def __init__(self) -> None:
+        self.detail = Detail()
+
+    def collect(self) -> Iterator[Metric]:
+        cost = GaugeMetricFamily(
+            "spillway_request_cost_usd",
+            "Cost of a metered request of the last hour.",
+            labels=["provider", "model", "quantile"],
+        )
+        coverage = GaugeMetricFamily(
+            "spillway_ledger_detail_coverage_ratio",
+            "Share of the metered requests of the last hour that the gateways' log told of.",
+            labels=["provider"],
+        )
+        drift = GaugeMetricFamily(
+            "spillway_ledger_drift_ratio",
+            "How far the ledger's metered dollars of the last hour are from those of the gateways' log.",
+            labels=["provider"],
+        )
+        for (provider, model), quantiles in sorted(self.detail.quantiles().items()):
+            for quantile, usd in quantiles.items():
+                cost.add_metric([provider, model, f"{quantile:g}"], float(usd))
+        for provider, found in sorted(self.detail.sums().items()):
+            if (share := found.coverage) is not None:
+                coverage.add_metric([provider], share)
+            if (ratio := found.drift) is not None:
+                drift.add_metric([provider], ratio)
+        yield from (cost, coverage, drift)
 
 
 class _Spending(Collector):

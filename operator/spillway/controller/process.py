@@ -196,6 +196,7 @@ class Operator:
             settings.ads_port,
             may_spill=lambda: self._lease.valid and treasury.fresh,
             identity=lambda: certificates.identity,
+            on_attempts=treasury.take_attempts,
         )
         children = Children(self._kube, self._objects, settings.build())
         recollection = Recollection(self._kube, settings.namespace, self._objects, events)
@@ -217,6 +218,7 @@ class Operator:
         await adjustments.read()
         await treasury.load()
         self._metrics.spent_by(treasury.totals)
+        self._metrics.detailed_by(treasury.detail)
         memory = await recollection.load()
 
         recorder = None

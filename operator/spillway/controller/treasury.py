@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -21,6 +21,7 @@ from spillway.controller.lending import Leases, allows_more, cluster_of, leased,
 from spillway.controller.provider_guard import ProviderGuard
 from spillway.controller.provider_watch import ProviderWatch, Told
 from spillway.controller.settings import OperatorSettings
+from spillway.gateway.entries import Attempt
 from spillway.gateway.reader import fetch
 from spillway.gateway.readings import GatewayReading
 from spillway.gateway.share import share
@@ -44,6 +45,7 @@ from spillway.ledger import (
     vanished,
     vanished_limits,
 )
+from spillway.ledger.detail import Detail, Metered, requests_charged
 from spillway.ledger.external import Outcome
 from spillway.ledger.reader import GatewayPod, Page, Reader, ReadingFailed, Round
 from spillway.ledger.store import LedgerConflict, LedgerGone, LedgerStore, due
@@ -109,6 +111,7 @@ class Treasury:
         self.providers = ProviderWatch()
         self.guard = ProviderGuard()
         self.first_tokens = FirstTokens()
+        self.detail = Detail()
         self._told: dict[str, GatewayReading] = {}  # by gateway pod, of the round that is being read
         self.arrivals = Arrivals()
         self.read_once = asyncio.Event()  # before the first round nothing is known of what may be spent
@@ -233,10 +236,12 @@ class Treasury:
         await self._adjust(now)
         providers = valid(ExternalProvider, self._objects.externalproviders)
         prices = money.prices(providers)
+        read, usd = self.book, self._metered_usd()
         for reading in found.readings:
             if reading.page.process:
                 page = reading.page
                 self._take(charge_reading(self.book, reading.pod, page.process, page.samples, prices, reading.at))
+        self._compare_with_detail(read, usd, now)
         self._look_at_providers(found, providers, now)
         self._take(charge_pods(self.book, gpus.held(self._objects, now), gpus.prices(self._objects), now))
         self.book = charge_idle(self.book, gpus.reserved(self._objects), now)
@@ -276,6 +281,35 @@ class Treasury:
             if any(self.book.adjustments.get(ref) != one for ref, one in done.settled.items()):
                 return  # somebody else wrote: what is stored counts, and the next round settles by it
         await self._adjustments.tell(done)
+
+    def take_attempts(self, told: Sequence[Attempt]) -> None:
+        """What the gateways' log tells of single requests; never what is charged."""
+        self.detail.note(
+            Metered(
+                a.provider,
+                a.model,
+                a.tier,
+                a.prompt_tokens,
+                a.completion_tokens,
+                a.cached_tokens,
+                a.cache_write_tokens,
+            )
+            for a in told
+            if a.outcome == "metered"
+        )
+
+    def _compare_with_detail(self, before: Book, usd_before: Mapping[str, Decimal], now: datetime) -> None:
+        """What this round charged by meter, for the check against the gateways' log."""
+        charged = {p: usd - usd_before.get(p, ZERO) for p, usd in self._metered_usd().items()}
+        self.detail.round(requests_charged(before, self.book), charged, self.book.prices, int(now.timestamp()))
+
+    def _metered_usd(self) -> dict[str, Decimal]:
+        """Dollars by provider that a meter has confirmed, of all time."""
+        found: dict[str, Decimal] = {}
+        for key, amount in self.totals().items():
+            if key.source == "external" and not key.adjustment:
+                found[key.supplier] = found.get(key.supplier, ZERO) + amount.usd - amount.estimated_usd
+        return found
 
     def _look_at_providers(self, found: Round, providers: Mapping[str, ExternalProvider], now: datetime) -> None:
         """How they do, and which are disabled from now on, or are not any more."""

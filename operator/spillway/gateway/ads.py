@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import grpc
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 
 from spillway.gateway import names, resources, runtime
 from spillway.gateway.authority import Identity
 from spillway.gateway.bootstrap import node_from_metadata
 from spillway.gateway.desired import Desired, GatewayNode
+from spillway.gateway.entries import Attempt, attempts
 from spillway.gateway.quarantine import Quarantine, Rejection
 from spillway.gateway.rates import Rates, RateShares
 from spillway.gateway.runtime import Leased
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _AGGREGATED = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
 _RUNTIME = "/envoy.service.runtime.v3.RuntimeDiscoveryService/StreamRuntime"
+_DETAIL = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
 # 1,000 deployments' clusters are one response.
 _LARGEST_MESSAGE_BYTES = 256 << 20
 
@@ -37,12 +40,21 @@ InFlight = Mapping[str, Mapping[str, int]]
 
 class AdsServer:
     """`may_spill` is asked before every send of a layer with a lease: the leader's own deadline, by its own clock.
-    `identity` is asked before every handshake: a renewed certificate is shown from then on, open streams go on."""
+    `identity` is asked before every handshake: a renewed certificate is shown from then on, open streams go on.
+    `on_attempts` takes what the gateways' log tells of attempts at providers, and must not block."""
 
-    def __init__(self, bind: str, port: int, may_spill: Callable[[], bool], identity: Callable[[], Identity]) -> None:
+    def __init__(
+        self,
+        bind: str,
+        port: int,
+        may_spill: Callable[[], bool],
+        identity: Callable[[], Identity],
+        on_attempts: Callable[[Sequence[Attempt]], None] = lambda _: None,
+    ) -> None:
         self._address = f"{bind}:{port}"
         self._may_spill = may_spill
         self._identity = identity
+        self._on_attempts = on_attempts
         self._desired = Desired()
         self._published = asyncio.Event()
         self._in_flight: InFlight = {}
@@ -73,7 +85,8 @@ class AdsServer:
             ("grpc.so_reuseport", 0),
         ]
         self._server = grpc.aio.server(options=options)
-        self._server.add_generic_rpc_handlers((_Handler({_AGGREGATED: self._configure, _RUNTIME: self._serve_layer}),))
+        streams = {_AGGREGATED: self._configure, _RUNTIME: self._serve_layer}
+        self._server.add_generic_rpc_handlers((_Handler(streams, self._take_detail),))
         # It raises RuntimeError itself when the address cannot be bound.
         self._server.add_secure_port(self._address, server_credentials(self._identity))
         await self._server.start()
@@ -276,6 +289,14 @@ class AdsServer:
             self._changed()  # what it gave up is another one's
         self._hand_over(process, layer)
 
+    async def _take_detail(self, export: ExportLogsServiceRequest, context: Any) -> ExportLogsServiceResponse:
+        await admit(context)
+        found, odd = attempts(export)
+        if odd:
+            log.warning("records of a gateway's log are no attempts", extra={"records": odd})
+        self._on_attempts(found)
+        return ExportLogsServiceResponse()
+
     def _hand_over(self, process: str, layer: str) -> None:
         """What a layer holds on behalf of another one can go once that one has it."""
         for other in self._layers:
@@ -295,10 +316,21 @@ class AdsServer:
 
 
 class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
-    def __init__(self, methods: Mapping[str, Callable[[AsyncIterator[DiscoveryRequest], Any], Any]]) -> None:
+    def __init__(
+        self,
+        methods: Mapping[str, Callable[[AsyncIterator[DiscoveryRequest], Any], Any]],
+        detail: Callable[[ExportLogsServiceRequest, Any], Any],
+    ) -> None:
         self._methods = methods
+        self._detail = detail
 
     def service(self, details: Any) -> Any:
+        if details.method == _DETAIL:
+            return grpc.unary_unary_rpc_method_handler(
+                self._detail,
+                request_deserializer=ExportLogsServiceRequest.FromString,
+                response_serializer=ExportLogsServiceResponse.SerializeToString,
+            )
         method = self._methods.get(details.method)
         if method is None:
             return None

@@ -20,6 +20,7 @@ M = TypeVar("M", bound=Message)
 for _module in (
     "xds.type.v3.typed_struct",
     "envoy.extensions.access_loggers.filters.cel.v3.cel",
+    "envoy.extensions.access_loggers.open_telemetry.v3.logs_service",
     "envoy.extensions.access_loggers.stats.v3.stats",
     "envoy.extensions.bootstrap.internal_listener.v3.internal_listener",
     "envoy.extensions.filters.http.buffer.v3.buffer",

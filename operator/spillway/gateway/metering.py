@@ -63,8 +63,8 @@ def _rule(path: tuple[str, ...], target: Mapping[str, str]) -> Fields:
 
 
 def egress_log(egress: Egress, node: GatewayNode) -> list[Fields]:
-    """Counters per (deployment, provider, model, outcome), at the end of each attempt that was sent out. Usage counts
-    by the price tier that its prompt falls in."""
+    """Counters per (deployment, provider, model, outcome), and an entry of the log by the same conditions, at the end
+    of each attempt that was sent out. Usage counts by the price tier that its prompt falls in."""
     tags = {
         "deployment": "%METADATA(ROUTE:spillway:deployment)%",
         "provider": _plain(egress.provider),
@@ -78,9 +78,9 @@ def egress_log(egress: Egress, node: GatewayNode) -> list[Fields]:
     tokens = [_counter(f"egress_{key}_tokens", tags, f"%DYNAMIC_METADATA({_NAMESPACE}:{key})%") for key in _TOKENS]
     requests = _counter("egress_requests", tags)
 
-    def log(outcome: str, when: str, counters: Sequence[Fields]) -> Fields:
+    def log(outcome: str, when: str, counters: Sequence[Fields]) -> list[Fields]:
         tagged = [_tagged(counter, "outcome", outcome) for counter in counters]
-        return {**_stats(tagged), "filter": _expression(when)}
+        return [{**one, "filter": _expression(when)} for one in (_stats(tagged), _detail(tags, outcome))]
 
     # Lua has set every count to a number, and so these comparisons cannot fail; nor does one without "spillway" match.
     possible = _all(
@@ -98,12 +98,40 @@ def egress_log(egress: Egress, node: GatewayNode) -> list[Fields]:
         within = f"{_of('prompt')} > {above}.0 && {_of('prompt')} <= {below}.0"
         tier = f":{above}" if above else ""
         counters = [requests, *tokens, *sent]
-        logs.append(log(f"metered{tier}", _all(seen, possible, within, believed), counters))
-        logs.append(log(f"doubtful{tier}", _all(seen, possible, within, f"!({believed})"), counters))
+        logs += log(f"metered{tier}", _all(seen, possible, within, believed), counters)
+        logs += log(f"doubtful{tier}", _all(seen, possible, within, f"!({believed})"), counters)
     missing = f"{_of('outcome')} == 'unmetered' || ({seen} && !({possible}))"
-    logs.append(log("unmetered", missing, [requests, *sent]))
-    logs += [log(why, f"{_of('outcome')} == '{why}'", [requests, *sent]) for why in ("unanswered", "refused")]
+    logs += log("unmetered", missing, [requests, *sent])
+    for why in ("unanswered", "refused"):
+        logs += log(why, f"{_of('outcome')} == '{why}'", [requests, *sent])
     return logs
+
+
+def _detail(tags: Mapping[str, str], outcome: str) -> Fields:
+    """One entry of the attempt for the leader, by the connection of ADS: with these attributes and nothing else. What
+    cannot be sent is dropped: it waits for nobody, and no request for it."""
+    attributes = {
+        **tags,
+        "outcome": outcome,
+        **{key: f"%DYNAMIC_METADATA({_NAMESPACE}:{key})%" for key in _TOKENS},
+        "request_bytes": "%BYTES_RECEIVED%",
+        "response_bytes": "%BYTES_SENT%",
+        "duration_ms": "%DURATION%",
+        "first_byte_ms": "%COMMON_DURATION(DS_RX_END:US_RX_BODY_BEG:ms)%",
+    }
+    return typed(
+        "envoy.access_loggers.open_telemetry",
+        "extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig",
+        common_config={
+            "log_name": "spillway",
+            "transport_api_version": "V3",
+            "grpc_service": {"envoy_grpc": {"cluster_name": "ads"}, "timeout": "2s"},
+            "buffer_flush_interval": "1s",
+            "buffer_size_bytes": 16384,
+        },
+        disable_builtin_labels=True,
+        attributes={"values": [{"key": key, "value": {"string_value": value}} for key, value in attributes.items()]},
+    )
 
 
 def _of(key: str) -> str:
