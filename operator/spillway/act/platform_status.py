@@ -19,14 +19,16 @@ from spillway.api import (
     ExternalProviderStatus,
     GPUPool,
     GPUPoolStatus,
+    HourStatus,
     InvalidSpec,
     Reason,
     stored_status,
 )
 from spillway.catalog import Catalog, pool_gpu
 from spillway.decide.outcome import PoolPlan
+from spillway.ledger import MAX_PER_HOUR, Grant
 from spillway.ledger import BudgetStatus as Statement
-from spillway.ledger import Grant
+from spillway.ledger import HourStatus as Hour
 from spillway.observe import cluster, pools
 from spillway.observe.objects import Objects
 from spillway.observe.snapshot import ProviderHealth
@@ -157,7 +159,11 @@ def of_provider(
 
 
 def of_policy(
-    policy: CostPolicy, statements: Sequence[Statement], grants: Mapping[tuple[str, str], Grant], now: datetime
+    policy: CostPolicy,
+    statements: Sequence[Statement],
+    grants: Mapping[tuple[str, str], Grant],
+    now: datetime,
+    hour: Hour | None = None,
 ) -> CostPolicyStatus:
     """The budgets as the ledger states them, with the bound that is promised for each."""
     conditions = ConditionSet(policy.status.conditions, policy.metadata.generation, now)
@@ -165,12 +171,8 @@ def of_policy(
     spent = [s for s in statements if s.exhausted]
     if policy.spec.suspend:
         conditions.set(ConditionType.WITHIN_BUDGET, True, Reason.SUSPENDED, "spec.suspend is true: nothing spills")
-    elif spent:
-        words = "; ".join(
-            f"budget {s.name}: ${s.spent.quantize(CENTS)} of ${s.amount} spent, "
-            f"opens again {s.resets_at:%Y-%m-%d %H:%M UTC}"
-            for s in spent
-        )
+    elif spent or (hour is not None and hour.exhausted):
+        words = "; ".join((*(_spent(s) for s in spent), *(_spent_hour(hour) if hour is not None else ())))
         if policy.spec.enforcement == "DryRun":
             words += " (enforcement DryRun: it would stop spill, and stops nothing)"
         conditions.set(ConditionType.WITHIN_BUDGET, False, Reason.BUDGET_SPENT, words)
@@ -185,8 +187,35 @@ def of_policy(
     return CostPolicyStatus(
         observed_generation=policy.metadata.generation,
         budgets=tuple(_budget(s, grants.get((policy.metadata.name, s.name))) for s in statements),
+        last_hour=_hour(hour, grants.get((policy.metadata.name, MAX_PER_HOUR))) if hour is not None else None,
         summary=_summary(statements),
         conditions=conditions.conditions,
+    )
+
+
+def _spent(budget: Statement) -> str:
+    return (
+        f"budget {budget.name}: ${budget.spent.quantize(CENTS)} of ${budget.amount} spent, "
+        f"opens again {budget.resets_at:%Y-%m-%d %H:%M UTC}"
+    )
+
+
+def _spent_hour(hour: Hour) -> tuple[str, ...]:
+    if hour.opens_at is None:
+        return ()
+    return (
+        f"spill.maxPerHour: ${hour.spent.quantize(CENTS)} of ${hour.amount} spent in the last 60 minutes, "
+        f"opens again {hour.opens_at:%Y-%m-%d %H:%M UTC}",
+    )
+
+
+def _hour(hour: Hour, granted: Grant | None) -> HourStatus:
+    return HourStatus(
+        amount=hour.amount,
+        spent=hour.spent.quantize(FINE),
+        remaining=hour.remaining.quantize(FINE),
+        bound=granted.bound_usd.quantize(FINE) if granted else Decimal(0),
+        opens_at=hour.opens_at,
     )
 
 

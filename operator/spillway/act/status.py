@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
@@ -30,6 +30,7 @@ from spillway.build import endpoint, selector_text
 from spillway.decide.outcome import Capacity, Decision, DeploymentPlan
 from spillway.decide.reasons import Code
 from spillway.decide.snapshot import Deployment, EngineRates, Phase, Retired, Variant
+from spillway.ledger import LEASES_SECONDS
 from spillway.observe.autoscalers import Autoscaler
 from spillway.observe.prefetch import Prefetched
 from spillway.observe.resolve import Problem, Resolved
@@ -126,6 +127,7 @@ def of_deployment(
             reason=plan.spill.reason or Reason.AS_EXPECTED,
             share=spill_share(seen),
             cost_per_hour=usd(spill_usd_per_hour),
+            lease_until=lease_until(seen, plan, before.spill.lease_until if before.spill else None, now),
         ),
         cost=cost(seen, plan, gpu_usd, spill_usd_per_hour),
         decisions=history(changes, before.decisions, now),
@@ -143,6 +145,17 @@ def spill_usd_per_hour(seen: Deployment, plan: DeploymentPlan) -> float:
         return 0.0
     each = options[0].usd_per_request(demand.input_tokens_per_request, demand.output_tokens_per_request)
     return demand.spilled_per_second * each * 3600
+
+
+def lease_until(seen: Deployment, plan: DeploymentPlan, before: datetime | None, now: datetime) -> datetime | None:
+    """Until when requests go on spilling without a word from the operator. Told while some do, and again when half of
+    it is over: a status that changed with each renewal would be written all the time."""
+    seconds = plan.spill.lease_seconds
+    spills = plan.spill.allowed and seen.demand is not None and seen.demand.spilled_per_second > 0
+    if not spills or seconds <= LEASES_SECONDS[0]:
+        return None
+    lease = timedelta(seconds=seconds)
+    return before if before is not None and lease / 2 <= before - now <= lease else now + lease
 
 
 def spill_share(seen: Deployment) -> float:

@@ -14,6 +14,7 @@ from spillway.api.costpolicy import (
     CostPolicySpec,
     CostPolicyStatus,
     DeploymentSpend,
+    HourStatus,
 )
 from spillway.api.effect import not_acted_on, not_acted_on_words
 from spillway.api.engine import EngineName
@@ -102,6 +103,7 @@ __all__ = [
     "GPUPoolSpec",
     "GPUPoolStatus",
     "Hint",
+    "HourStatus",
     "Interconnect",
     "InvalidSpec",
     "LoadStatus",

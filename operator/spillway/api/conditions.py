@@ -88,6 +88,7 @@ class Reason:
     BUDGET_SPENT = "BudgetSpent"
     BUDGET_PACING = "BudgetPacing"
     ABOVE_VALUE = "AboveValue"
+    MAX_SHARE = "MaxShare"
     SUSPENDED = "Suspended"
     MAX_REPLICAS = "MaxReplicas"
     NO_GPU = "NoGPU"

@@ -91,7 +91,8 @@ class PolicySpill(KubeModel):
     """Largest share of the tokens of the trailing hour that a deployment may spill while a replica is ready, 0 to 1.
     Default: no limit."""
     max_per_hour: PositiveMoney | None = None
-    """Most that the namespaces together may spend on spill, in US dollars per hour. Default: no limit."""
+    """Most that the namespaces together may spend outside in any 60 minutes, in US dollars, routes included. Default:
+    no limit."""
 
 
 class CostPolicySpec(KubeModel):
@@ -172,6 +173,21 @@ class BudgetStatus(KubeModel):
     """What each deployment spent in the period."""
 
 
+class HourStatus(KubeModel):
+    """The last 60 minutes, where spill.maxPerHour limits them."""
+
+    amount: Money
+    """What may be spent outside in any 60 minutes, in US dollars."""
+    spent: Money
+    """Spent outside in the last 60 minutes, in US dollars."""
+    remaining: Money
+    """Left to spend now, in US dollars."""
+    bound: Money
+    """By how much the amount can be exceeded at most, in US dollars."""
+    opens_at: Timestamp | None = None
+    """When spill may go on. Absent while something is left."""
+
+
 class BudgetSummary(KubeModel):
     """All budgets in a line each for `kubectl get`, which shows only the first entry of a list."""
 
@@ -194,6 +210,8 @@ class CostPolicyStatus(KubeModel):
     """The metadata.generation that this status speaks of."""
     budgets: Annotated[tuple[BudgetStatus, ...], Field(max_length=16), ListType("map", "name")] = ()
     """Where each budget stands."""
+    last_hour: HourStatus | None = None
+    """Where the last 60 minutes stand; absent without spill.maxPerHour."""
     summary: BudgetSummary | None = None
     """The same for people, as `kubectl get` shows it."""
     conditions: Conditions = ()

@@ -13,23 +13,17 @@ from pydantic import BaseModel
 from spillway.api.resource import Resource
 
 SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
-    "MoEDeployment": {
-        "spec.spill.maxShare": None,
-    },
+    "MoEDeployment": {},
     "GPUPool": {},
     "ExternalProvider": {
-        "spec.limits.requestsPerMinute": None,
         "spec.limits.tokensPerMinute": None,
     },
-    "CostPolicy": {
-        "spec.spill.maxShare": None,
-        "spec.spill.maxPerHour": None,
-    },
+    "CostPolicy": {},
 }
 """By kind: paths of the spec, each with the value that asks for nothing but what happens anyway."""
 
 STATUS_NOT_YET: Mapping[str, frozenset[str]] = {
-    "MoEDeployment": frozenset({"status.spill.leaseUntil"}),
+    "MoEDeployment": frozenset(),
     "GPUPool": frozenset(),
     "ExternalProvider": frozenset(),
     "CostPolicy": frozenset(),

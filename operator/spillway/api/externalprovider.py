@@ -108,7 +108,8 @@ class ProviderLimits(KubeModel):
     """What the provider takes."""
 
     requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000_000), Keywords(format="int32")] | None = None
-    """Requests that begin in a minute, over all deployments. Default: no limit."""
+    """Requests that begin in a minute, over all deployments, models and gateways; more go to the next provider.
+    Default: no limit."""
     tokens_per_minute: Annotated[int, Field(ge=1, le=1_000_000_000_000), Keywords(format="int64")] | None = None
     """Prompt and completion tokens in a minute, over all deployments. Default: no limit."""
     concurrent: Annotated[int, Field(ge=1, le=100_000), Keywords(format="int32")] = 64

@@ -89,7 +89,8 @@ class SpillStatus(KubeModel):
     cost_per_hour: Money
     """What spilled requests cost now, in US dollars per hour."""
     lease_until: Timestamp | None = None
-    """Until when requests may spill without a word from the operator."""
+    """Until when requests go on spilling without a word from the operator; told anew when half of that is over. Absent
+    while none spill, and where they would stop within 15 s."""
 
 
 class CostStatus(KubeModel):

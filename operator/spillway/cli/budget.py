@@ -14,6 +14,7 @@ from spillway.act.kube import Kube, KubeError, Object, path
 from spillway.api import API_VERSION, CostPolicy, InvalidSpec, parse
 from spillway.cli.account import age
 from spillway.cli.connection import NoCluster, cluster
+from spillway.ledger import MAX_PER_HOUR
 
 HEADINGS = ("POLICY", "BUDGET", "SCOPE", "SINCE", "SPENT", "OF", "USED", "LEFT", "IN FLIGHT", "BURN/H", "LASTS")
 STOPPED = "spillway.dev/stopped-by"  # annotation on what `stop-spill` suspended
@@ -87,6 +88,14 @@ def tell(objects: Iterable[Object], console: Console, now: datetime, *, details:
                 for spend in sorted(one.by_deployment, key=lambda d: (-d.spent, d.namespace, d.name)):
                     by.add_row(Text(f"{spend.namespace}/{spend.name}"), f"{spend.spent:,.2f}")
                 shown.append((one.name, by))
+        if (hour := policy.status.last_hour) is not None:
+            used = f"{hour.spent / hour.amount:.1%}" if hour.amount else "-"
+            lasts = f"spent, again {hour.opens_at:%H:%MZ}" if hour.opens_at else "to its end"
+            numbers = (f"{hour.spent:,.2f}", f"{hour.amount:,.2f}", used, f"{hour.remaining:,.2f}", "-")
+            table.add_row(
+                *map(Text, (name, MAX_PER_HOUR, "External", "60 minutes ago", *numbers, f"{hour.spent:,.2f}")),
+                Text(lasts, style="red" if hour.opens_at else ""),
+            )
     if table.row_count:
         console.print(table)
     elif not notes:

@@ -188,7 +188,7 @@ class Operator:
         prometheus = Prometheus(settings.prometheus_url)
         core, events = client.CoreV1Api(self._api), EventRecorder(self._kube, settings.pod_name)
         adjustments = AdjustmentWatch(core, settings.namespace, events)
-        treasury = Treasury(core, self._objects, settings, self._wake, adjustments)
+        treasury = Treasury(core, self._objects, settings, self._wake, adjustments, lambda: ads.leases())
         certificates = Certificates(self._kube, settings.namespace, self._metrics)
         # A leader that is not sure to lead, or does not see what is spent, renews nobody's permission to spend.
         ads = AdsServer(

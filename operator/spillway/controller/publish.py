@@ -153,6 +153,7 @@ def provider(obj: ExternalProvider) -> gateway.Provider:
         connect_seconds=CONNECT_SECONDS if (given := spec.timeouts.connect_seconds) is None else given,
         first_byte_seconds=spec.timeouts.first_byte_seconds,
         idle_seconds=spec.timeouts.idle_seconds,
+        requests_per_minute=spec.limits.requests_per_minute,
     )
 
 

@@ -254,9 +254,9 @@ class Reconciler:
                     words += "; enforcement is DryRun: nothing is stopped"
                 reason = "BudgetSpent" if crossed >= 100 else "BudgetThreshold"
                 await self._events.record(obj, reason, words, "Warning")
-        new = platform_status.of_policy(policy, statements, view.grants, now)
+        new = platform_status.of_policy(policy, statements, view.grants, now, view.hours.get(key))
         await self._tell_conditions(obj, policy.status.conditions, new.conditions)
-        await self._write(POLICY, obj, dump(new), volatile=("budgets", "summary"))
+        await self._write(POLICY, obj, dump(new), volatile=("budgets", "lastHour", "summary"))
 
     async def _write(
         self, plural: str, obj: dict[str, Any], new: dict[str, Any], volatile: tuple[str, ...] = ()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -17,11 +17,11 @@ from spillway.api import CostPolicy, ExternalProvider, MoEDeployment
 from spillway.controller.adjustment_watch import AdjustmentWatch
 from spillway.controller.arrivals import Arrivals
 from spillway.controller.first_token import FirstTokens
+from spillway.controller.lending import Leases, allows_more, cluster_of, leased, lent, no_more_than
 from spillway.controller.provider_guard import ProviderGuard
 from spillway.controller.provider_watch import ProviderWatch, Told
 from spillway.controller.settings import OperatorSettings
 from spillway.gateway.entries import Attempt
-from spillway.gateway.names import external_cluster
 from spillway.gateway.reader import fetch
 from spillway.gateway.readings import GatewayReading
 from spillway.gateway.share import share
@@ -89,12 +89,15 @@ class Treasury:
         settings: OperatorSettings,
         on_threshold: Callable[[], None],
         adjustments: AdjustmentWatch | None = None,
+        leases: Callable[[], Leases] = dict,
     ) -> None:
+        """`leases`: what gateway processes are known to have been lent, by process and external cluster."""
         self._adjustments = adjustments
         self._store = LedgerStore(core, settings.namespace)
         self._objects = objects
         self._settings = settings
         self._on_threshold = on_threshold
+        self._leases = leases
         self._session: aiohttp.ClientSession | None = None
         self._written_at: datetime | None = None
         self._written: Book | None = None
@@ -332,21 +335,12 @@ class Treasury:
         read = {Process(r.pod, r.page.process) for r in found.readings}
         for owner in self.book.gateways:
             self.book = allow(self.book, owner, self._share_of(owner.pod, caps), read=owner in read)
-        if self._unknown_caps():
+        self.book = lent(self.book, self._leases(), view)
+        if allows_more(self.book, self._written):
             await self._write_quietly(force=True)
-        if self._unknown_caps():
-            before = self.view.caps
-            return replace(view, caps={pair: min(cap, before.get(pair, 0)) for pair, cap in view.caps.items()})
+        if allows_more(self.book, self._written):
+            return no_more_than(view, self.view)
         return view
-
-    def _unknown_caps(self) -> bool:
-        """Whether a gateway process would be allowed more than the stored ledger knows."""
-        known = self._written.caps if self._written is not None else {}
-        return any(
-            cap > known.get(owner, {}).get(pair, 0)
-            for owner, allowed in self.book.caps.items()
-            for pair, cap in allowed.items()
-        )
 
     def _assess(self, found: Round, now: datetime, known: Money) -> Money:
         """The view of this round; `known` is the latest one that there is."""
@@ -364,6 +358,7 @@ class Treasury:
             self._settings.timing(),
             {name: (held.most, held.message) for name, held in self.guard.disabled.items()},
             self._sums,
+            leased(self.book, self._leases(), _pairs(moes)),
         )
 
     async def _write_quietly(self, force: bool = False) -> None:
@@ -421,16 +416,20 @@ class Treasury:
             return dict(caps)
         found = {}
         for pair, cap in caps.items():
-            cluster_name = external_cluster((pair.provider, pair.model), f"{pair.namespace}/{pair.deployment}")
+            cluster_name = cluster_of(pair)
             load = {name: life.in_flight.get(cluster_name, 0) for name, life in self._lives.items()}
             found[pair] = share(cap, load).get(pod, 0)
         return found
 
     def _in_flight_by_pair(self, moes: list[MoEDeployment]) -> dict[Pair, int]:
         found: dict[Pair, int] = {}
-        for moe in moes:
-            for provider, model in moe.spec.pairs:
-                pair = Pair(moe.metadata.namespace, moe.metadata.name, provider, model)
-                name = external_cluster((provider, model), moe.key)
-                found[pair] = sum(life.in_flight.get(name, 0) for life in self._lives.values())
+        for pair in _pairs(moes):
+            name = cluster_of(pair)
+            found[pair] = sum(life.in_flight.get(name, 0) for life in self._lives.values())
         return found
+
+
+def _pairs(moes: list[MoEDeployment]) -> Iterator[Pair]:
+    for moe in moes:
+        for provider, model in moe.spec.pairs:
+            yield Pair(moe.metadata.namespace, moe.metadata.name, provider, model)

@@ -67,6 +67,23 @@ class ProviderMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenBucket:
+    """Tokens of five minutes with a ready replica: of its own answers, and of those that spilled."""
+
+    begin: float
+    local: float = 0.0
+    outside: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShareMemory:
+    """Of a deployment with a `maxShare`: the last hour, and since when nothing spills for it; 0: it may."""
+
+    buckets: tuple[TokenBucket, ...] = ()
+    shut_since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentMemory:
     """Of one deployment."""
 
@@ -89,6 +106,7 @@ class DeploymentMemory:
     failed: Mapping[str, FailedRevision] = field(default_factory=dict)  # by variant, of its current revision
     error_share: float = 0.0  # of the replicas' answers, while no new revision was among them
     held: HeldSpill | None = None  # None: neither paused nor a dry run
+    share: ShareMemory | None = None  # None: nothing limits it
     demand_changed_at: float = 0.0  # when demand last crossed the number of layers that are on
     demand_seen_at: float = 0.0  # when there was any
 
@@ -99,7 +117,8 @@ class DeploymentMemory:
 
     def lasting(self) -> DeploymentMemory:
         """Without the statistics that fade from tick to tick though nothing happens: what is worth a write."""
-        return replace(self, provisioning=None, capacity={}, providers={})
+        share = replace(self.share, buckets=self.share.buckets[:-1]) if self.share is not None else None
+        return replace(self, provisioning=None, capacity={}, providers={}, share=share)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from spillway.decide import capacity, drain, occasions, placement, pools, providers, rollout, routed, spill, starts
+from spillway.decide import (
+    capacity,
+    drain,
+    max_share,
+    occasions,
+    placement,
+    pools,
+    providers,
+    rollout,
+    routed,
+    spill,
+    starts,
+)
 from spillway.decide.memory import DeploymentMemory, DrainingReplica, Memory, PoolMemory
 from spillway.decide.outcome import Capacity, Decision, DeploymentPlan, Plan, SpillPlan, WorkloadPlan
 from spillway.decide.reasons import Code
@@ -28,7 +40,10 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
     snapshot = replace(
         snapshot,
         deployments=tuple(
-            providers.ranked(snapshot.time, capacity.corrected(d, memories[d.key].capacity), memories[d.key])
+            max_share.held_back(
+                providers.ranked(snapshot.time, capacity.corrected(d, memories[d.key].capacity), memories[d.key]),
+                memories[d.key],
+            )
             for d in snapshot.deployments
         ),
     )
@@ -52,10 +67,11 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
 
 def remember(snapshot: Snapshot, deployment: Deployment, memory: DeploymentMemory, seconds: float) -> DeploymentMemory:
     """With what this tick shows: revisions that work or fail, how long starts take, what providers and replicas
-    really do."""
+    really do, how much went out."""
     memory = rollout.remember(snapshot, deployment, memory)
     memory = starts.learn(deployment, memory)
     memory = providers.learn(snapshot.time, deployment, memory, seconds)
+    memory = max_share.learn(snapshot.time, deployment, memory, seconds, snapshot.settings)
     return capacity.learn(snapshot, deployment, memory, seconds)
 
 

@@ -22,6 +22,7 @@ class Code(StrEnum):
     BUDGET_SPENT = "BudgetSpent"
     BUDGET_PACING = "BudgetPacing"
     ABOVE_VALUE = "AboveValue"
+    MAX_SHARE = "MaxShare"
     COLD_START_COVER = "ColdStartCover"
     SATURATED = "Saturated"
     NO_BUDGET = "NoBudget"

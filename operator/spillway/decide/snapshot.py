@@ -170,6 +170,8 @@ class Deployment:
     providers: tuple[ProviderOption, ...] = ()
     cheapest_first: bool = True  # of the providers; else in their order
     spill_when: tuple[str, ...] = ("Saturated", "ColdStart", "NoCapacity", "Unavailable", "Rollout")
+    max_share: float | None = None  # of the last hour's tokens that may spill while a replica is ready; None: all
+    max_share_of: str = "spec.spill.maxShare"  # who says so
     hold_seconds: int | None = 0  # for which a request waits for the first replica; None: by how long starts take
     last_request_at: float = 0.0  # when the gateways last got one; 0: not since this operator reads them
     routed: tuple[ProviderOption, ...] = ()  # pairs that spec.routes sends requests to, each once

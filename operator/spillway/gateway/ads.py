@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -18,9 +19,11 @@ from spillway.gateway.bootstrap import node_from_metadata
 from spillway.gateway.desired import Desired, GatewayNode
 from spillway.gateway.entries import Attempt, attempts
 from spillway.gateway.quarantine import Quarantine, Rejection
+from spillway.gateway.rates import Rates, RateShares
+from spillway.gateway.runtime import Leased
 from spillway.gateway.runtime_stream import RuntimeStream
 from spillway.gateway.session import Session, Target
-from spillway.gateway.share import share
+from spillway.gateway.share import growing, share
 from spillway.gateway.transport import admit, server_credentials
 
 log = logging.getLogger(__name__)
@@ -62,8 +65,11 @@ class AdsServer:
         self._layers: list[RuntimeStream] = []
         self._quarantine = Quarantine()
         self._renderer = resources.Renderer()
-        self._rendered: dict[GatewayNode, resources.Rendered] = {}
+        self._rendered: dict[GatewayNode, tuple[Rates, resources.Rendered]] = {}
+        self._rates = RateShares()
         self._shares: dict[str, dict[str, int]] = {}
+        self._layers_heard: set[tuple[str, str]] = set()  # process and layer: what it has of it is known
+        self._left_behind: dict[tuple[str, str], tuple[tuple[Mapping[str, int], ...], float]] = {}
         self._synced = asyncio.Condition()
         self._server: Any = None
         self._notices: set[asyncio.Task[None]] = set()
@@ -118,6 +124,9 @@ class AdsServer:
             self._quarantine.release()
         self._desired = desired
         self._in_flight = in_flight or {}
+        alive = {*self._in_flight, *(stream.node.process for stream in self._streams())}
+        self._layers_heard = {heard for heard in self._layers_heard if heard[0] in alive}
+        self._left_behind = {left: what for left, what in self._left_behind.items() if left[0] in alive}
         self._published.set()
         self._changed()
 
@@ -148,6 +157,23 @@ class AdsServer:
         unread = {name for session in self._sessions for name in session.unread_secrets}
         return tuple(sorted(name.removeprefix(prefix) for name in unread if name.startswith(prefix)))
 
+    def leases(self) -> dict[str, dict[str, Leased]]:
+        """By gateway process and external cluster, what may be in flight there and by how long a lease, connected or
+        not. A process is absent until it has acknowledged each of its layers: what it has is from another leader."""
+        heard = (process for process, _ in self._layers_heard)
+        return {process: self._leased(process) for process in {*heard} if self._is_known(process)}
+
+    def _is_known(self, process: str) -> bool:
+        return all((process, layer) in self._layers_heard for layer in runtime.LEASES)
+
+    def _leased(self, process: str) -> dict[str, Leased]:
+        now = time.monotonic()
+        possible = [(s.layer, content) for s in self._layers if s.node.process == process for content in s.possible]
+        for (owner, layer), (contents, expires_at) in self._left_behind.items():
+            if owner == process and now < expires_at:
+                possible += [(layer, content) for content in contents]
+        return runtime.leased(possible)
+
     def _changed(self) -> None:
         self._generation += 1
         self._share_out()
@@ -161,16 +187,37 @@ class AdsServer:
         connected = (stream.node.process for stream in self._streams())
         processes = {*self._in_flight, *connected}
         self._shares = {process: {} for process in processes}
-        for totals in runtime.limits(self._desired):
-            for cluster, total in totals.items():
-                load = {process: self._in_flight.get(process, {}).get(cluster, 0) for process in processes}
-                for process, part in share(total, load).items():
-                    self._shares[process][cluster] = part
+        held = {process: self._leased(process) for process in processes}
+        gates, caps = runtime.limits(self._desired)
+        for cluster, total in (gates | caps).items():
+            load = {process: self._in_flight.get(process, {}).get(cluster, 0) for process in processes}
+            told = share(total, load)
+            if cluster in caps:  # that is money
+                has = {process: leased[cluster].cap for process, leased in held.items() if cluster in leased}
+                told = growing(total, told, has)
+            for process, part in told.items():
+                self._shares[process][cluster] = part
+        limits = {p.name: p.requests_per_minute for p in self._desired.providers if p.requests_per_minute is not None}
+        self._rates.share_out(limits, {process: self._at_providers(process) for process in processes})
+
+    def _at_providers(self, process: str) -> dict[str, int]:
+        """Requests of the process in flight at each provider."""
+        found: dict[str, int] = {}
+        for cluster, count in self._in_flight.get(process, {}).items():
+            if (provider := names.provider_of(cluster)) is not None:
+                found[provider] = found.get(provider, 0) + count
+        return found
 
     def _target(self, node: GatewayNode) -> Target:
-        if node not in self._rendered:
-            self._rendered[node] = self._renderer.render(self._desired, node)
-        return Target(self._generation, self._rendered[node])
+        rates = self._rates.of(node.process)
+        if node not in self._rendered or self._rendered[node][0] != rates:
+            self._rendered[node] = rates, self._renderer.render(self._desired, node, rates)
+        return Target(self._generation, self._rendered[node][1], rates)
+
+    def _session_synced(self, session: Session) -> None:
+        if self._rates.acknowledged(session.node.process, session.synced_rates):
+            self._changed()  # what it gave up is another one's
+        self._notify()
 
     def _layer_content(self, process: str, layer: str) -> tuple[int, Mapping[str, int]]:
         wanted = runtime.layers(self._desired, self._shares.get(process, {}))
@@ -187,7 +234,7 @@ class AdsServer:
         if first is None:
             return
         node = node_from_metadata(first.node)
-        session = Session(node, lambda: self._target(node), self._quarantine, self._notify)
+        session = Session(node, lambda: self._target(node), self._quarantine, lambda: self._session_synced(session))
         self._sessions.append(session)
         self._changed()
         log.info("gateway connected", extra={"gateway": node.name, "gateway_process": node.process})
@@ -218,7 +265,7 @@ class AdsServer:
         node, [layer] = node_from_metadata(first.node), first.resource_names
         content = partial(self._layer_content, node.process, layer)
         stream = RuntimeStream(
-            node, layer, content, self._may_spill, partial(self._hand_over, node.process, layer), self._notify
+            node, layer, content, self._may_spill, partial(self._acknowledged, node.process, layer), self._notify
         )
         self._layers.append(stream)
         self._changed()
@@ -228,8 +275,19 @@ class AdsServer:
             log.warning("runtime stream ended: %r", error, extra={"gateway": node.name, "layer": layer})
         finally:
             self._layers.remove(stream)
+            if stream.possible:
+                self._left_behind[node.process, layer] = stream.possible, stream.expires_at
             self._changed()
             self._notify()
+
+    def _acknowledged(self, process: str, layer: str) -> None:
+        self._layers_heard.add((process, layer))
+        self._left_behind.pop((process, layer), None)
+        before = self._shares
+        self._share_out()
+        if self._shares != before:
+            self._changed()  # what it gave up is another one's
+        self._hand_over(process, layer)
 
     async def _take_detail(self, export: ExportLogsServiceRequest, context: Any) -> ExportLogsServiceResponse:
         await admit(context)

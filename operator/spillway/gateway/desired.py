@@ -27,6 +27,7 @@ class Provider:
     base_url: as in the `openai` client, for example `https://api.z.ai/api/paas/v4`; plain http only with `insecure`.
     connect_seconds: to connect, TLS included. first_byte_seconds: to the answer's headers. idle_seconds: of silence,
     the wait for the headers included. None: only the gateway's own limit.
+    requests_per_minute: that may begin there, over all deployments, models and gateways; None: no limit.
     credential_key, ca_key: file names in the gateway's keys directory, never the secrets themselves.
     """
 
@@ -41,6 +42,7 @@ class Provider:
     connect_seconds: float = 5.0
     first_byte_seconds: float | None = None
     idle_seconds: float | None = None
+    requests_per_minute: int | None = None
 
     @property
     def tls(self) -> bool:

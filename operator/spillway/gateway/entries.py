@@ -60,9 +60,8 @@ def attempts(export: Any) -> tuple[list[Attempt], int]:
 
 def _records(export: Any) -> Iterable[Any]:
     for resource in export.resource_logs:
-        for (
-            scope
-        ) in resource.instrumentation_library_logs:  # xds-protos has the name of before; on the wire it is the same
+        # The name that xds-protos has is the one of before `scope_logs`; on the wire they are the same.
+        for scope in resource.instrumentation_library_logs:
             yield from scope.logs
 
 

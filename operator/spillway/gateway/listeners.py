@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from spillway.gateway import metering, names
 from spillway.gateway.desired import Egress, GatewayNode, Provider
 from spillway.gateway.errors import error_body
-from spillway.gateway.lua import egress_filter, gate_filter, main_filter
+from spillway.gateway.lua import egress_filter, gate_filter, limited_filter, main_filter, rate_filter
 from spillway.gateway.messages import Fields, header, typed, typed_struct
 from spillway.gateway.routes import BODY_LIMIT_BYTES, IDLE_TIMEOUT
 
@@ -139,6 +139,7 @@ def egress(pair: Egress, provider: Provider, node: GatewayNode) -> Fields:
         overwrite=True,
         credential=credential,
     )
+    limited = [limited_filter(provider.name)] if provider.requests_per_minute is not None else []
     name = names.egress_listener(pair.pair)
     broken = _mark(_UNANSWERED, "provider")
     broken["headers_to_add"].append(header(names.UNANSWERED_HEADER, "true"))
@@ -148,11 +149,17 @@ def egress(pair: Egress, provider: Provider, node: GatewayNode) -> Fields:
     connection = _http(
         "egress",
         name,
-        [*metering.usage_filters(), egress_filter(pair), injector],
+        [*metering.usage_filters(), egress_filter(pair), *limited, injector],
         access_log=[*metering.egress_log(pair, node), *metering.health_logs(pair, node)],
         local_reply_config=marks,
     )
     return _internal(name, connection)
+
+
+def rate(provider: str) -> Fields:
+    """Where the egress listeners of a provider ask whether one request more may begin: there is one count for all."""
+    name = names.rate_listener(provider)
+    return _internal(name, _http("rate", name, [rate_filter()]))
 
 
 def _internal(name: str, connection: Fields) -> Fields:

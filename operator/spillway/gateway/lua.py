@@ -1,4 +1,4 @@
-"""The gateway's three Lua scripts (the `.lua` files next to this module) as filter configurations.
+"""The gateway's Lua scripts (the `.lua` files next to this module) as filter configurations.
 
 json.lua and failures.lua are none of them: they stand in front of those that use them.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 
+from spillway.gateway import names
 from spillway.gateway.desired import Egress
 from spillway.gateway.messages import Fields, typed
 
@@ -49,6 +50,15 @@ def main_filter() -> Fields:
 
 def gate_filter() -> Fields:
     return _filter(_scripts("gate.lua"))
+
+
+def rate_filter() -> Fields:
+    return _filter(_scripts("rate.lua"))
+
+
+def limited_filter(provider: str) -> Fields:
+    constant = f"local RATE = {_literal(names.rate_cluster(provider))}\n"
+    return {**_filter(constant + _scripts("limited.lua")), "name": f"{FILTER_NAME}.limited"}
 
 
 def egress_filter(egress: Egress) -> Fields:

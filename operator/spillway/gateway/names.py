@@ -41,6 +41,9 @@ ROUTED_LATE = "model|"
 """Before the name of a route by model, in the label `route`: its requests had no such label when they came in."""
 
 
+_LIMIT_PREFIX, _LIMIT_SUFFIX = "circuit_breakers.", ".default.max_requests"
+
+
 def deployment_id(namespace: str, name: str) -> str:
     return f"{namespace}/{name}"
 
@@ -53,12 +56,27 @@ def external_cluster(pair: Pair, deployment: str) -> str:
     return f"ext|{pair[0]}|{pair[1]}|{deployment}"
 
 
+def provider_of(cluster: str) -> str | None:
+    """Whose an `external_cluster` is; None of another one."""
+    kind, _, rest = cluster.partition("|")
+    return rest.partition("|")[0] if kind == "ext" else None
+
+
 def egress_listener(pair: Pair) -> str:
     return f"egress|{pair[0]}|{pair[1]}"
 
 
 def egress_cluster(pair: Pair) -> str:
     return f"to|{egress_listener(pair)}"
+
+
+def rate_listener(provider: str) -> str:
+    """Where a gateway process counts its requests to a provider that takes only so many a minute."""
+    return f"rate|{provider}"
+
+
+def rate_cluster(provider: str) -> str:
+    return f"to|{rate_listener(provider)}"
 
 
 def chain_cluster(members: Sequence[str]) -> str:
@@ -107,4 +125,11 @@ def routed_key(deployment: str, pair: Pair) -> str:
 
 def limit_key(cluster: str) -> str:
     """Runtime key of a cluster's in-flight limit (Envoy's circuit breaker)."""
-    return f"circuit_breakers.{cluster}.default.max_requests"
+    return f"{_LIMIT_PREFIX}{cluster}{_LIMIT_SUFFIX}"
+
+
+def limited_cluster(key: str) -> str | None:
+    """The cluster whose `limit_key` this is; None of another key."""
+    if not key.startswith(_LIMIT_PREFIX):
+        return None
+    return key.removeprefix(_LIMIT_PREFIX).removesuffix(_LIMIT_SUFFIX)

@@ -24,6 +24,7 @@ from google.protobuf.message import Message
 from spillway.gateway import clusters, credentials, endpoints, listeners, names, routes
 from spillway.gateway.desired import Deployment, Desired, GatewayNode
 from spillway.gateway.messages import Fields, parse
+from spillway.gateway.rates import Rates
 
 _TYPE = "type.googleapis.com/"
 CLUSTER = f"{_TYPE}envoy.config.cluster.v3.Cluster"
@@ -63,6 +64,7 @@ class Part:
 
 
 Parts = dict[PartId, Part]
+_NO_RATES: Rates = {}
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,12 @@ class Renderer:
         """Drop what has not been used since the last time that this was called."""
         self._former, self._kept = self._kept, {}
 
-    def render(self, desired: Desired, node: GatewayNode) -> Rendered:
-        """Everything but the runtime layers, for one gateway process."""
+    def render(self, desired: Desired, node: GatewayNode, rates: Rates = _NO_RATES) -> Rendered:
+        """Everything but the runtime layers, for one gateway process; `rates` are its shares of providers' limits."""
         parts: Parts = {}
         failures: dict[PartId, str] = {}
         owners: dict[PartId, str] = {}
-        for part_id, fields, deployment in _plan(desired, node):
+        for part_id, fields, deployment in _plan(desired, node, rates):
             inputs = (part_id, fields.func, fields.args)
             part = self._kept.get(inputs) or self._former.get(inputs)
             try:
@@ -112,7 +114,7 @@ def _write(part_id: PartId, fields: partial[Fields], deployment: str | None) -> 
 Planned = tuple[PartId, "partial[Fields]", str | None]
 
 
-def _plan(desired: Desired, node: GatewayNode) -> Iterator[Planned]:
+def _plan(desired: Desired, node: GatewayNode, rates: Rates) -> Iterator[Planned]:
     """Every part, how to write it, and the deployment that it is about."""
     providers = {provider.name: provider for provider in desired.providers}
     egresses = {egress.pair: egress for egress in desired.egresses if egress.provider in providers}
@@ -153,6 +155,11 @@ def _plan(desired: Desired, node: GatewayNode) -> Iterator[Planned]:
         yield cluster(names.egress_cluster(pair), partial(clusters.internal, names.egress_cluster(pair), listener))
         yield PartId(LISTENER, listener), partial(listeners.egress, egress, provider, node), None
         yield from hosts(listener, routes.egress_hosts(egress, provider, deployments))
+    for name in sorted({pair[0] for pair in egresses if providers[pair[0]].requests_per_minute is not None}):
+        listener = names.rate_listener(name)
+        yield cluster(names.rate_cluster(name), partial(clusters.internal, names.rate_cluster(name), listener))
+        yield PartId(LISTENER, listener), partial(listeners.rate, name), None
+        yield from hosts(listener, routes.rate_hosts(name, rates.get(name, 0)))
     for name, secret in credentials.secrets(desired.providers, node).items():
         yield PartId(SECRET, name), secret, None
 

@@ -298,6 +298,17 @@ def egress_hosts(egress: Egress, provider: Provider, deployments: Sequence[Deplo
     return hosts
 
 
+def rate_hosts(provider: str, per_minute: int) -> Hosts:
+    """What one gateway process may begin at a provider in a minute; rate.lua answers in place of the route."""
+    return {"rate": partial(_rate_host, provider, per_minute)}
+
+
+def _rate_host(provider: str, per_minute: int) -> Fields:
+    told = {"filter_metadata": {FILTER_NAME: {"per_minute": per_minute}}}
+    route = {"match": {"prefix": "/"}, "direct_response": {"status": 503}, "metadata": told}
+    return _virtual_host(names.rate_listener(provider), ["*"], [route])
+
+
 def _egress_host(pair: names.Pair, provider: Provider, deployment: str, host: str, routed: bool) -> Fields:
     routes = [_provider(pair, provider, deployment, names.permitted_key(deployment, pair)), _next("not-permitted")]
     if routed:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from spillway.gateway import names
 from spillway.gateway.desired import Deployment, Desired, SpillState
@@ -87,6 +88,13 @@ def _leased(deployment: Deployment, state: SpillState, shares: Shares) -> dict[s
     return keys
 
 
+class Leased(NamedTuple):
+    """Requests in flight that a gateway process may have at a provider's cluster, and by how long a lease at most."""
+
+    cap: int
+    seconds: int
+
+
 Layers = Mapping[str, Mapping[str, int]]
 
 
@@ -99,3 +107,15 @@ def handover(layer: str, wanted: Layers, acknowledged: Layers) -> dict[str, int]
             if other != layer and key in keys and key not in acknowledged.get(other, {}):
                 content.setdefault(key, value)
     return content
+
+
+def leased(possible: Iterable[tuple[str, Mapping[str, int]]]) -> dict[str, Leased]:
+    """By external cluster, what one process may have in force: of every content that a layer of it may have now."""
+    found: dict[str, Leased] = {}
+    for layer, content in possible:
+        for key, cap in content.items():
+            cluster = names.limited_cluster(key)
+            if cluster is not None and layer in LEASES:
+                known = found.get(cluster, Leased(0, 0))
+                found[cluster] = Leased(max(known.cap, cap), max(known.seconds, LEASES[layer]))
+    return found

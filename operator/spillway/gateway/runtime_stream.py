@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse, Resource
@@ -44,6 +45,8 @@ class RuntimeStream:
         self.layer = layer
         self.synced_generation = -1
         self.acknowledged: Mapping[str, int] | None = None
+        self._sent: Mapping[str, int] | None = None  # without an answer yet
+        self._sent_at = float("-inf")
         self._content = content
         self._may_send = may_spill if layer in runtime.LEASES else lambda: True
         self._on_acknowledged = on_acknowledged
@@ -61,6 +64,16 @@ class RuntimeStream:
         """Send the layer again if it has a lease."""
         self._renew = self.layer in runtime.LEASES
         self.wake()
+
+    @property
+    def possible(self) -> tuple[Mapping[str, int], ...]:
+        """Every content that the gateway may have of this layer now."""
+        return tuple(content for content in (self.acknowledged, self._sent) if content is not None)
+
+    @property
+    def expires_at(self) -> float:
+        """When the lease of what it may have has surely run out (monotonic seconds), if nothing more is sent."""
+        return self._sent_at + runtime.LEASES.get(self.layer, 0) + _ACKNOWLEDGE_SECONDS
 
     def close(self) -> None:
         """End the stream; a lease that the gateway has runs out by itself."""
@@ -104,14 +117,19 @@ class RuntimeStream:
         nonce = str(next(self._nonces))
         response = DiscoveryResponse(type_url=_TYPE, version_info=nonce, nonce=nonce)
         response.resources.add().Pack(self._resource(content), deterministic=True)
+        self._sent, self._sent_at = dict(content), time.monotonic()
         await write(response)
         async with asyncio.timeout(_ACKNOWLEDGE_SECONDS):
             while (answer := await answers.get()) is not None and answer.response_nonce != nonce:
                 pass
-        if answer is not None and answer.HasField("error_detail"):
+        if answer is None:
+            return  # the gateway went away; what it has nobody knows
+        if answer.HasField("error_detail"):
             raise RuntimeError(f"runtime layer {self.layer} refused: {answer.error_detail.message}")
-        self.acknowledged = dict(content)
-        self._on_acknowledged()
+        news = content != self.acknowledged
+        self.acknowledged, self._sent = dict(content), None
+        if news:
+            self._on_acknowledged()
 
     def _resource(self, content: Mapping[str, int]) -> Message:
         layer = parse(Runtime, {"name": self.layer, "layer": dict(content)})

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
@@ -15,6 +15,7 @@ from spillway.gateway import resources
 from spillway.gateway.credentials import respell
 from spillway.gateway.desired import GatewayNode
 from spillway.gateway.quarantine import Quarantine
+from spillway.gateway.rates import Rates
 from spillway.gateway.resources import Part, PartId, Parts, Rendered
 from spillway.gateway.together import until_first
 
@@ -31,10 +32,11 @@ Write = Callable[[DiscoveryResponse], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Target:
-    """What one gateway should have. `generation` counts publications."""
+    """What one gateway should have. `generation` counts publications; `rates` are in `rendered`."""
 
     generation: int
     rendered: Rendered
+    rates: Rates = field(default_factory=dict)
 
 
 class Session:
@@ -55,6 +57,7 @@ class Session:
     ) -> None:
         self.node = node
         self.synced_generation = -1
+        self.synced_rates: Rates = {}
         self._target = target
         self._quarantine = quarantine
         self._on_synced = on_synced
@@ -125,7 +128,7 @@ class Session:
             target = self._target()
             await self._sync(target, write)
             if not self._wake.is_set():
-                self.synced_generation = target.generation
+                self.synced_generation, self.synced_rates = target.generation, target.rates
                 self._on_synced()
 
     async def _sync(self, target: Target, write: Write) -> None:

@@ -21,3 +21,16 @@ def share(total: int, in_flight: Mapping[str, int]) -> dict[str, int]:
     weights = {process: count + max(mean / 2, 1.0) for process, count in in_flight.items()}
     spare, whole = total - len(weights), sum(weights.values())
     return {process: 1 + int(spare * weight / whole) for process, weight in weights.items()}
+
+
+def growing(total: int, wanted: Mapping[str, int], held: Mapping[str, int]) -> dict[str, int]:
+    """What each process may be told, when each may still have what it `held`: less at once, more only out of what
+    nobody holds. So what is in force never adds up to more than the total, or than what was held before."""
+    free = total - sum(max(0, has) for has in held.values())
+    told = {}
+    for process, part in sorted(wanted.items()):
+        has = held.get(process, 0)
+        more = max(0, min(part - has, free))
+        told[process] = min(part, has + more)
+        free -= more
+    return told

@@ -1,8 +1,8 @@
 """The ledger: token counters and pod lifetimes become dollars, dollars are held against budgets.
 
 `book` is the state (a value), `external`, `gpu` and `reserved` charge it, `settle` corrects it, `budgets` reads it for
-a policy, `caps` says how many requests may be in flight so that no budget is passed by more than its bound, `codec`
-makes it JSON: all pure.
+a policy, `caps` says how many requests may be in flight so that no budget is passed by more than its bound, `exposure`
+what they may still cost, `codec` makes it JSON: all pure.
 The shell is `reader`, which reads every gateway's counters each two seconds, and `store`, which keeps the book in
 the one ledger object. Both are imported by their own names, so that the pure half needs no Kubernetes client.
 """
@@ -15,13 +15,9 @@ from .budgets import Budget, BudgetStatus, Policy, TopUp, period_end, period_sta
 from .caps import (
     Grant,
     Limit,
-    Need,
-    Slot,
-    Timing,
     caps,
     grant,
     greatest_cost,
-    lease_seconds,
     limits,
     max_input_tokens,
     slot,
@@ -29,8 +25,10 @@ from .caps import (
     why_none,
 )
 from .codec import CorruptLedger, decode, encode
-from .external import EgressSample, allow, charge_reading, charge_vanished, retire, unread_usd, vanished
+from .exposure import LEASES_SECONDS, Exposure, Need, Slot, Timing
+from .external import EgressSample, allow, charge_reading, charge_vanished, lend, retire, unread_usd, vanished
 from .gpu import PodUsage, PoolPrice, charge_pods
+from .hourly import MAX_PER_HOUR, HourStatus, hour_limit, last_hour
 from .price import Price, Rates, Tier, cost_usd
 from .reserved import Reserved, charge_idle
 from .settle import Settlement, settle
@@ -39,6 +37,8 @@ from .zones import UnknownTimeZone
 
 __all__ = [
     "IDLE",
+    "LEASES_SECONDS",
+    "MAX_PER_HOUR",
     "Adjustment",
     "Amount",
     "BadAdjustment",
@@ -48,7 +48,9 @@ __all__ = [
     "Charged",
     "CorruptLedger",
     "EgressSample",
+    "Exposure",
     "Grant",
+    "HourStatus",
     "Key",
     "Limit",
     "Need",
@@ -81,7 +83,9 @@ __all__ = [
     "fold",
     "grant",
     "greatest_cost",
-    "lease_seconds",
+    "hour_limit",
+    "last_hour",
+    "lend",
     "limits",
     "max_input_tokens",
     "period_end",

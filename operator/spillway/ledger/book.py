@@ -29,6 +29,8 @@ QUARTER_SECONDS: Final = 900
 QUARTERS_PER_DAY: Final = 96
 BURN_MINUTES: Final = 10
 """How far back `Book.minutes` reaches."""
+HOUR_MINUTES: Final = 60
+"""How far back `Book.hour` reaches."""
 RECENT_DAYS: Final = 3
 """Quarter-hours are kept at least this long: today in any time zone began less than two days ago."""
 BOUNDARY_DAYS: Final = 35
@@ -196,10 +198,16 @@ class Book:
 
     spans: Mapping[Span, Mapping[Key, Amount]] = field(default_factory=dict)
     minutes: Mapping[int, Mapping[Key, Decimal]] = field(default_factory=dict)
+    hour: Mapping[int, Mapping[str, Decimal]] = field(default_factory=dict)
+    """External USD as charged, by minute since 1970 and namespace, of the last `HOUR_MINUTES`: for limits of any 60
+    minutes. What a correction takes back frees none of it."""
     gateways: Mapping[Process, Watermark] = field(default_factory=dict)
     caps: Mapping[Process, Mapping[Pair, int]] = field(default_factory=dict)
     """Requests in flight that each gateway process has been allowed at most since its watermark, or a little more:
     what a process is charged by if it vanishes, also by a leader who has never known its limits."""
+    leases: Mapping[Process, int] = field(default_factory=dict)
+    """Seconds that each gateway process may go on spending without word, where that is more than the shortest lease:
+    what a leader counts who has not been told yet what the process has."""
     pods: Mapping[str, PodMark] = field(default_factory=dict)
     learned: Mapping[ProviderModel, Learned] = field(default_factory=dict)
     prices: Mapping[ProviderModel, Price] = field(default_factory=dict)
@@ -232,18 +240,38 @@ def add(book: Book, entries: Iterable[Entry], now_seconds: int) -> Book:
     """
     spans: dict[Span, dict[Key, Amount]] = {}
     minutes: dict[int, dict[Key, Decimal]] = {}
+    hour: dict[int, dict[str, Decimal]] = {}
     for seconds, key, amount in entries:
         span = Span(seconds // QUARTER_SECONDS, 1)
         bucket = spans.setdefault(span, dict(book.spans.get(span, {})))
         bucket[key] = bucket[key] + amount if key in bucket else amount
         minute = minutes.setdefault(seconds // 60, dict(book.minutes.get(seconds // 60, {})))
         minute[key] = minute.get(key, ZERO) + amount.usd
+        if key.source == "external" and not key.adjustment:
+            outside = hour.setdefault(seconds // 60, dict(book.hour.get(seconds // 60, {})))
+            outside[key.namespace] = outside.get(key.namespace, ZERO) + amount.usd
     if not spans:
         return book
     newest = now_seconds // 60
     merged = {**book.minutes, **minutes}
     kept = {minute: by_key for minute, by_key in merged.items() if newest - BURN_MINUTES <= minute <= newest}
-    return replace(book, spans={**book.spans, **spans}, minutes=kept)
+    lately = {minute: spent for minute, spent in {**book.hour, **hour}.items() if minute >= newest - HOUR_MINUTES}
+    return replace(book, spans={**book.spans, **spans}, minutes=kept, hour=lately)
+
+
+def hour_of(spans: Mapping[Span, Mapping[Key, Amount]]) -> dict[int, dict[str, Decimal]]:
+    """`Book.hour` for a ledger that has none: what the last hour's quarters have is taken to be spent in their last
+    minute, and so counted for longer than it must be."""
+    newest = max((span.start for span in spans if span.quarters == 1), default=0)
+    found: dict[int, dict[str, Decimal]] = {}
+    for span, bucket in spans.items():
+        if span.quarters != 1 or span.start < newest - HOUR_MINUTES * 60 // QUARTER_SECONDS:
+            continue
+        spent = found.setdefault((span.start + 1) * QUARTER_SECONDS // 60 - 1, {})
+        for key, amount in bucket.items():
+            if key.source == "external" and not key.adjustment:
+                spent[key.namespace] = spent.get(key.namespace, ZERO) + amount.usd
+    return {minute: spent for minute, spent in found.items() if spent}
 
 
 def within(span: Span, start: datetime | None, end: datetime | None) -> bool:

@@ -42,7 +42,7 @@ class Budget:
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A CostPolicy as the ledger sees it: the namespaces that its selector matches now, and its budgets. `dry_run`:
-    what they would stop is told, not stopped."""
+    what they would stop is told, not stopped. `max_per_hour`: USD outside in any 60 minutes."""
 
     name: str
     namespaces: frozenset[str]
@@ -50,6 +50,7 @@ class Policy:
     time_zone: str = "UTC"
     suspended: bool = False
     dry_run: bool = False
+    max_per_hour: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,35 +9,57 @@ provider, model) let
        ends. A billed answer lasts at least `shortest_seconds` d and no stream is faster than v tokens/s, so
        rho = input part of c / d + min(output part of c / d, choices x v x output price),
   n    in flight at r;  K' the greatest cap that can be in force at r;  K the cap decided on r,
+  q    requests that may begin at the provider in a minute, over all its pairs (`limits.requestsPerMinute`),
   a    from the reading to the cap being in force at every gateway (`apply_seconds`),
-  W    how long requests can be admitted without a decision on a newer reading: the read interval, a, and the
-       spill lease, because the leader may die at any moment.
+  l    the lease by which gateways hold the cap decided on r, and
+  W    how long requests can be admitted without a decision on a newer reading: the read interval, a, and l, because
+       the leader may die at any moment,
+  H, h slots that gateways may hold by an older and longer lease, and that lease: they count until every gateway has
+       acknowledged something else or it has run out, however long a gateway cannot be reached.
 
 In W seconds a slot starts at most W/d + 1 requests. Those that end burn at most rho x W; the last one may cost c
-after it. So what is billed after r, if everything is stopped by the decision on the reading that follows, is at most
+after it. So what slots let in after r, if everything is stopped by the decision on the reading that follows, is at most
 
-  U(K) = max(n, K) c  +  max(K', K) (rho a + c)  +  K rho (W - a)
+  S(K', K, l) = max(K', K) (rho a + c)  +  K rho (W - a)
 
-(the first term is in flight, the second runs under the old cap and ends with one last request per slot, the third
-runs under the new cap; the maxima make the value hold at a standing cap too, so that caps do not flap).
+(the first term runs under the old cap and ends with one last request per slot, the second runs under the new cap; the
+maximum makes the value hold at a standing cap too, so that caps do not flap). Gateways never hold more than the larger
+of H and K together (a share of a cap grows only by what others have given up), so with an older lease it is
 
-A budget of amount B with remaining R allows an overspend of A = share x B (1 % by default). `caps` keeps
+  E = max(S(K', K, l),  H (rho W_h + c) + S(K' - H, K - H, l)),    differences not below 0, W_h as W with h.
 
-  (1)  sum of U(K) over all pairs that spend from it  <=  R + A,    and no cap at all once R <= 0,
-  (2)  sum of K c  <=  A  (a single slot is exempt: (1) alone already carries the promise).
+Where the provider has a limit q, in W seconds at most q (W/60 + 1) requests begin there, whatever the slots: the
+gateways' buckets let q/60 through each second and have at most one minute's worth saved up. So what a provider's pairs
+let in is at most the lesser of the sum of E and q (W/60 + 1) c_max. With what is in flight,
 
-Claim: the bill never passes B + A. Stop is always decided on some reading s (K = 0). By (1) at the reading r before
-it, what was billed after r is at most R(r) + A, and R(r) = B - ledger(r). If no reading ever follows, the lease stops
-admission within W. Rule (2) is not needed for the claim; it limits the damage where d or v are wrong, where a provider
-bills more than it reported, or where a breaker overshoots. It also means that a budget which is small against
-one request is left unspent at its end rather than overspent: with c > A the last 2c + rho W - A dollars stay.
+  U = sum of max(n, K) c over pairs  +  sum over providers of min(sum of E, q (W/60 + 1) c_max).
+
+A budget of amount B with remaining R allows an overspend of A = share x B (1 % by default). `caps` keeps, with the
+shortest lease of 15 s for what it gives,
+
+  (1)  U over all pairs that spend from it  <=  R + A,    and no cap at all once R <= 0,
+  (2)  sum of K c  <=  A  (a single slot is exempt: (1) alone already carries the promise),
+
+and `lease_seconds` is the longest l of 15 s, 1 min, 5 min and 1 h with
+
+  (3)  U with l  +  U with 15 s and H = 0  <=  R + A,    or else 15 s.
+
+Claim: the bill never passes B + A. Stop is always decided on some reading s (K = 0). By (1) and (3) at the reading r
+before it, what was billed after r is at most R(r) + A, and R(r) = B - ledger(r): also where the decision after r
+reached some gateways and others not, for these hold H by h, which is in E. If no reading ever follows, the lease stops
+admission within W. The second U of (3) is not needed for the claim: it is what may be spent until a shorter lease,
+decided when the longer one is no longer affordable, has been acknowledged, so that until then the caps can stay. Rule
+(2) is not needed either; it limits the damage where d or v are wrong, where a provider bills more than it reported, or
+where a breaker overshoots. It also means that a budget which is small against one request is left unspent at its end
+rather than overspent: with c > A the last 2c + rho W - A dollars stay.
 
 The claim rests on:
 - `needs` names every pair that has anything in flight or a cap in force, wanted or not;
 - a lease is renewed only on a decision whose reading is younger than the read interval + a;
+- a lease longer than 15 s is stored before it is given, so that the next leader counts it;
 - the ledger is never below the bill for what has ended (estimates err upwards);
-- the shares of the gateway pods sum to at most K (round down; zero is allowed). Envoy's breaker may overshoot by its
-  worker threads - 1: run gateways with one worker, or leave that much out of K;
+- the shares of the gateway pods sum to at most K (round down; zero is allowed), and those of q to at most q. Envoy's
+  breaker may overshoot by its worker threads - 1: run gateways with one worker, or leave that much out of K;
 - d and v are as configured, and c is enforced at egress (max_tokens, n, body size).
 """
 
@@ -46,16 +68,16 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Final, Literal
 
 from .book import ZERO, Pair
 from .budgets import BudgetStatus, Policy
+from .exposure import LEASES_SECONDS, Exposure, Need, Slot, Timing
 from .price import Price, Rates
 
 DEFAULT_SHARE: Final = Decimal("0.01")
-LEASES_SECONDS: Final = (15, 60, 300, 3600)
 FIRST_SLOT_LEAD: Final = Decimal("0.9")
 """How far a pair's first slot comes before its proportional turn: an idle fallback gets its one slot early."""
 
@@ -63,44 +85,10 @@ Stop = Literal["NoBudget", "Suspended", "BudgetSpent", "GatewayUnread", "Request
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
-    """What the bound assumes of time. `shortest_seconds`: no billed answer is faster. `output_tokens_per_second`:
-    no stream is faster. `apply_seconds`: from reading a counter to a new cap in force at every gateway."""
-
-    read_seconds: Decimal = Decimal(2)
-    apply_seconds: Decimal = Decimal(3)
-    lease_seconds: Decimal = Decimal(LEASES_SECONDS[0])
-    shortest_seconds: Decimal = Decimal(1)
-    output_tokens_per_second: Decimal = Decimal(300)
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One request in flight: USD it can cost at most, and USD per second the slot can burn if always reused."""
-
-    greatest_usd: Decimal
-    burn_usd_per_second: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """A pair that asks for slots. `wanted` is its weight: slots in use plus refused or foreseen (0: none may be given,
-    but what it has in flight still counts). `most` is its ceiling, whatever the money. `in_flight` is the gateways'
-    gauge of the same reading; `previous_cap` the greatest cap that can still be in force: the last published and any
-    other published within `apply_seconds` (after a change of leader, when those are not known: the gauge)."""
-
-    pair: Pair
-    slot: Slot
-    wanted: int
-    in_flight: int = 0
-    previous_cap: int = 0
-    most: int = 256
-
-
-@dataclass(frozen=True, slots=True)
 class Limit:
     """A budget that external spend of these namespaces comes out of. `unread_usd`: what gateways that exist but do not
-    answer may have spent since (`external.unread_usd`), beyond what `remaining` knows."""
+    answer may have spent since (`external.unread_usd`), beyond what `remaining` knows. `words`: what it is, where it is
+    no budget."""
 
     policy: str
     budget: str
@@ -110,6 +98,12 @@ class Limit:
     share: Decimal = DEFAULT_SHARE
     suspended: bool = False
     unread_usd: Decimal = ZERO
+    words: str = ""
+
+    @property
+    def what(self) -> str:
+        """For a sentence."""
+        return self.words or f"budget {self.budget} of CostPolicy {self.policy} (${self.amount})"
 
     @property
     def available_usd(self) -> Decimal:
@@ -125,7 +119,8 @@ class Limit:
 @dataclass(frozen=True, slots=True)
 class Grant:
     """What the caps mean for one budget, in USD. `reserved_usd`: what is in flight may cost. `outstanding_usd`: U, what
-    may be billed until a stop has taken hold. `spare_usd`: what (1) leaves, for a longer lease."""
+    may be billed until a stop has taken hold. `spare_usd`: what (1) leaves. `lease_seconds`: the longest lease that
+    this budget can bear."""
 
     policy: str
     budget: str
@@ -134,6 +129,7 @@ class Grant:
     outstanding_usd: Decimal
     spare_usd: Decimal
     max_burn_usd_per_hour: Decimal
+    lease_seconds: int = LEASES_SECONDS[0]
 
 
 def max_input_tokens(context_length: int, body_bytes: int, tokens_per_byte: Decimal = Decimal(1)) -> int:
@@ -197,7 +193,7 @@ def grant(needs: Iterable[Need], given: Mapping[Pair, int], limit: Limit, timing
     """What the caps `given` mean for a budget: its `reserved_usd` is `reserved` of the policy's status."""
     own = [need for need in needs if need.pair.namespace in limit.namespaces]
     slots = [(need, given.get(need.pair, 0)) for need in own]
-    outstanding = sum((_outstanding(need, cap, timing) for need, cap in slots), ZERO)
+    outstanding = Exposure(own, given, timing).usd
     return Grant(
         policy=limit.policy,
         budget=limit.budget,
@@ -206,6 +202,7 @@ def grant(needs: Iterable[Need], given: Mapping[Pair, int], limit: Limit, timing
         outstanding_usd=outstanding,
         spare_usd=max(ZERO, limit.available_usd + limit.bound_usd - outstanding),
         max_burn_usd_per_hour=sum((cap * need.slot.burn_usd_per_second * 3600 for need, cap in slots), ZERO),
+        lease_seconds=lease_seconds(own, given, limit, timing),
     )
 
 
@@ -220,20 +217,20 @@ def why_none(need: Need, limits: Iterable[Limit], timing: Timing) -> tuple[Stop,
             return "Suspended", f"CostPolicy {limit.policy} is suspended"
     for limit in own:
         if limit.remaining <= 0:
-            return "BudgetSpent", f"budget {limit.budget} of CostPolicy {limit.policy} (${limit.amount}) is spent"
+            return "BudgetSpent", f"{limit.what} is spent"
         if limit.available_usd <= 0:
             return "GatewayUnread", (
-                f"what is left of budget {limit.budget} of CostPolicy {limit.policy} (${limit.remaining:.4f}) may be "
-                f"spent: a gateway does not answer, and can have spent ${limit.unread_usd:.4f} since it last did"
+                f"what is left of {limit.what}, ${limit.remaining:.4f}, may be spent: a gateway does not answer, and "
+                f"can have spent ${limit.unread_usd:.4f} since it last did"
             )
     if need.wanted <= 0 or need.most <= 0:
         return "NotWanted", f"{where} is not asked for"
     tightest = min(own, key=lambda limit: (limit.available_usd + limit.bound_usd, limit.policy, limit.budget))
-    least = _outstanding(need, max(1, need.in_flight, need.previous_cap), timing)
+    least = Exposure([need], {need.pair: max(1, need.in_flight, need.previous_cap)}, timing).usd
     return "RequestTooDear", (
-        f"budget {tightest.budget} of CostPolicy {tightest.policy} has ${tightest.remaining:.4f} left, and what one "
-        f"request at a time to {where} may cost until it can be stopped is ${least:.4f} "
-        f"(${need.slot.greatest_usd:.4f} a request): lower max_tokens or the body limit, or raise the amount"
+        f"{tightest.what} has ${tightest.remaining:.4f} left, and what one request at a time to {where} may cost until "
+        f"it can be stopped is ${least:.4f} (${need.slot.greatest_usd:.4f} a request): lower max_tokens or the body "
+        "limit, or raise the amount"
     )
 
 
@@ -250,13 +247,12 @@ def vanished_limits(
     return in_flight, burn
 
 
-def lease_seconds(remaining_usd: Decimal, max_burn_usd_per_hour: Decimal) -> int:
-    """How long a gateway may go on spilling without word: the longest lease that cannot burn what remains, at least
-    15 s (which `caps` has already counted). Pass the least `Grant.spare_usd` / burn of all the deployment's budgets."""
-    if max_burn_usd_per_hour <= 0:
-        return LEASES_SECONDS[-1]
-    affordable = remaining_usd * 3600 / max_burn_usd_per_hour
-    return max((seconds for seconds in LEASES_SECONDS if seconds <= affordable), default=LEASES_SECONDS[0])
+def lease_seconds(needs: Sequence[Need], given: Mapping[Pair, int], limit: Limit, timing: Timing) -> int:
+    """How long gateways may go on spilling without word, as far as this budget of these pairs goes: (3)."""
+    until_shorter = Exposure((replace(need, leased_cap=0) for need in needs), given, timing).usd
+    room = limit.available_usd + limit.bound_usd - until_shorter
+    bearable = (seconds for seconds in LEASES_SECONDS if Exposure(needs, given, timing, seconds).usd <= room)
+    return max(bearable, default=LEASES_SECONDS[0])
 
 
 def _fill(needs: Sequence[Need], limit: Limit, timing: Timing) -> dict[Pair, int]:
@@ -265,22 +261,23 @@ def _fill(needs: Sequence[Need], limit: Limit, timing: Timing) -> dict[Pair, int
     if limit.suspended or limit.available_usd <= 0:
         return given
     asking = [need for need in needs if need.wanted > 0 and need.most > 0]
-    money = limit.available_usd + limit.bound_usd - sum((_outstanding(need, 0, timing) for need in needs), ZERO)
-    in_flight = limit.bound_usd
+    money, in_flight = limit.available_usd + limit.bound_usd, limit.bound_usd
     # Much money, few requests: everybody gets all of it, without counting slot by slot.
+    all_of_it = given | {need.pair: need.most for need in asking}
     if sum((need.most * need.slot.greatest_usd for need in asking), ZERO) <= in_flight and (
-        sum((_outstanding(need, need.most, timing) - _outstanding(need, 0, timing) for need in asking), ZERO) <= money
+        Exposure(needs, all_of_it, timing).usd <= money
     ):
-        return given | {need.pair: need.most for need in asking}
+        return all_of_it
+    exposure = Exposure(needs, given, timing)
     turns = [(_turn(need, 1, timing), need.pair, need) for need in asking]
     heapq.heapify(turns)
     first = True
     while turns:
         _, pair, need = heapq.heappop(turns)
         number = given[pair] + 1
-        money -= _outstanding(need, number, timing) - _outstanding(need, number - 1, timing)
+        exposure.grow(need, number)
         in_flight -= need.slot.greatest_usd
-        if money < 0 or (in_flight < 0 and not first):
+        if exposure.usd > money or (in_flight < 0 and not first):
             break
         given[pair], first = number, False
         if number < need.most:
@@ -294,16 +291,6 @@ def _turn(need: Need, number: int, timing: Timing) -> Decimal:
         timing.read_seconds + timing.apply_seconds + timing.lease_seconds
     )
     return (number - FIRST_SLOT_LEAD) * held / need.wanted
-
-
-def _outstanding(need: Need, cap: int, timing: Timing) -> Decimal:
-    """U(K) of the module's text."""
-    cost, burn = need.slot.greatest_usd, need.slot.burn_usd_per_second
-    return (
-        max(need.in_flight, cap) * cost
-        + max(need.previous_cap, cap) * (burn * timing.apply_seconds + cost)
-        + cap * burn * (timing.read_seconds + timing.lease_seconds)
-    )
 
 
 def _input_cost(rates: Rates, tokens: int) -> Decimal:

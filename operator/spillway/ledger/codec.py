@@ -25,6 +25,7 @@ from .book import (
     ProviderModel,
     Span,
     Watermark,
+    hour_of,
 )
 from .price import Price, Rates, Tier
 
@@ -61,6 +62,9 @@ def encode(book: Book) -> str:
             [minute, [[key_index[key], str(bucket[key])] for key in sorted(bucket)]]
             for minute, bucket in sorted(book.minutes.items())
         ],
+        "hour": [
+            [minute, sorted([n, str(usd)] for n, usd in spent.items())] for minute, spent in sorted(book.hour.items())
+        ],
         "gateways": [
             [*owner, mark.read_at.isoformat(), [[counter_index[c], *mark.counts[c][:6]] for c in sorted(mark.counts)]]
             for owner, mark in sorted(book.gateways.items())
@@ -74,6 +78,7 @@ def encode(book: Book) -> str:
             [*owner, [[*pair, cap] for pair, cap in sorted(caps.items()) if cap]]
             for owner, caps in sorted(book.caps.items())
         ],
+        "leases": [[*owner, seconds] for owner, seconds in sorted(book.leases.items())],
         "pods": [
             [uid, key_index[m.key], m.gpus, str(m.usd_per_gpu_hour), m.minimum_seconds, m.scheduled, m.segment, m.until]
             + ([True] if m.closed else [])
@@ -131,15 +136,20 @@ def _book(document: Mapping[str, Any]) -> Book:
         for pod, process, rows in document.get("cacheWrites", [])
         for index, tokens in rows
     }
+    spans = {
+        Span(_whole(start), _whole(quarters)): {
+            (key := _at(keys, index)): _amount(key, _usd(usd), _whole(quantity), _usd(estimated))
+            for index, usd, quantity, estimated in rows
+        }
+        for start, quarters, rows in document["spans"]
+    }
+    hour = document.get("hour")
     return Book(
-        spans={
-            Span(_whole(start), _whole(quarters)): {
-                (key := _at(keys, index)): _amount(key, _usd(usd), _whole(quantity), _usd(estimated))
-                for index, usd, quantity, estimated in rows
-            }
-            for start, quarters, rows in document["spans"]
-        },
+        spans=spans,
         minutes={_whole(minute): {_at(keys, i): _usd(usd) for i, usd in rows} for minute, rows in document["minutes"]},
+        hour=hour_of(spans)
+        if hour is None
+        else {_whole(minute): {_text(n): _usd(usd) for n, usd in rows} for minute, rows in hour},
         gateways={
             _names(Process, [pod, process]): Watermark(
                 _moment(read_at),
@@ -155,6 +165,9 @@ def _book(document: Mapping[str, Any]) -> Book:
         caps={
             _names(Process, [pod, process]): {_names(Pair, names): _whole(cap) for *names, cap in rows}
             for pod, process, rows in document.get("caps", [])
+        },
+        leases={
+            _names(Process, [pod, process]): _whole(seconds) for pod, process, seconds in document.get("leases", [])
         },
         pods={_text(uid): _pod(keys, row) for uid, *row in document["pods"]},
         learned={

@@ -26,6 +26,7 @@ from .book import (
     Watermark,
     add,
 )
+from .exposure import LEASES_SECONDS
 from .price import Price, cost_usd
 
 Outcome = Literal["metered", "doubtful", "unmetered", "unanswered", "refused"]
@@ -163,7 +164,16 @@ def retire(book: Book, pod: str, process: str) -> Book:
     """Forget a process whose last reading was taken after its last request: nothing of it is left to charge."""
     gateways = {owner: mark for owner, mark in book.gateways.items() if owner != (pod, process)}
     caps = {owner: allowed for owner, allowed in book.caps.items() if owner != (pod, process)}
-    return replace(book, gateways=gateways, caps=caps)
+    leases = {owner: seconds for owner, seconds in book.leases.items() if owner != (pod, process)}
+    return replace(book, gateways=gateways, caps=caps, leases=leases)
+
+
+def lend(book: Book, owner: Process, seconds: int) -> Book:
+    """The book that knows how long the process may go on spending without word from now on."""
+    if book.leases.get(owner, LEASES_SECONDS[0]) == seconds:
+        return book
+    others = {other: lease for other, lease in book.leases.items() if other != owner}
+    return replace(book, leases=others if seconds <= LEASES_SECONDS[0] else {**others, owner: seconds})
 
 
 def allow(book: Book, owner: Process, caps: Mapping[Pair, int], *, read: bool) -> Book:

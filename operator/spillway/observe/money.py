@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
+from typing import NamedTuple
 
 from spillway import api
 from spillway.api import CostPolicy, ExternalProvider, MoEDeployment
 from spillway.ledger import (
     IDLE,
+    LEASES_SECONDS,
     Book,
     Budget,
     BudgetStatus,
     Grant,
+    HourStatus,
     Limit,
     Need,
     Pair,
@@ -29,7 +32,8 @@ from spillway.ledger import (
     TopUp,
     caps,
     grant,
-    lease_seconds,
+    hour_limit,
+    last_hour,
     limits,
     max_input_tokens,
     slot,
@@ -37,10 +41,20 @@ from spillway.ledger import (
     why_none,
 )
 from spillway.ledger.book import ZERO
-from spillway.ledger.caps import LEASES_SECONDS
 from spillway.observe.objects import Objects
 
 BODY_BYTES = 16 * 2**20  # the gateway takes no larger request
+
+
+class Leased(NamedTuple):
+    """Requests in flight that gateways may have, and the longest lease by which."""
+
+    cap: int
+    seconds: int
+
+
+NO_LEASE = Leased(0, 0)
+NOTHING_LEASED: Mapping[Pair, Leased] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +63,7 @@ class Money:
 
     statements: Mapping[str, tuple[BudgetStatus, ...]] = field(default_factory=dict)  # by policy
     grants: Mapping[tuple[str, str], Grant] = field(default_factory=dict)  # by policy and budget
+    hours: Mapping[str, HourStatus] = field(default_factory=dict)  # of policies that limit an hour
     needs: tuple[Need, ...] = ()
     caps: Mapping[Pair, int] = field(default_factory=dict)
     stops: Mapping[Pair, tuple[str, str]] = field(default_factory=dict)  # why a cap is 0: code and sentence
@@ -94,7 +109,9 @@ def ledger_policy(policy: CostPolicy, namespaces: Sequence[str], objects: Object
     budgets = tuple(ledger_budget(b) for b in policy.spec.budgets)
     spec = policy.spec
     dry_run = spec.enforcement == "DryRun"
-    return Policy(policy.metadata.name, selected, budgets, spec.time_zone, spec.suspend, dry_run)
+    return Policy(
+        policy.metadata.name, selected, budgets, spec.time_zone, spec.suspend, dry_run, spec.spill.max_per_hour
+    )
 
 
 def ledger_budget(budget: api.Budget) -> Budget:
@@ -131,18 +148,23 @@ def assess(
     timing: Timing,
     disabled: Mapping[str, tuple[int, str]] | None = None,
     sums: Sums | None = None,
+    leased: Mapping[Pair, Leased] = NOTHING_LEASED,
 ) -> Money:
     """Budgets, caps and leases at `now`. `unread_usd`: what gateways that do not answer may have spent unseen.
     `disabled`: of providers that refuse everything, how many requests a deployment may still have in flight there (0,
-    or 1 as a trial), and why in words. `sums` have followed the book so far."""
+    or 1 as a trial), and why in words. `sums` have followed the book so far. `leased`: what gateways may still hold by
+    a lease longer than the shortest."""
     disabled, sums = disabled or {}, sums or Sums()
     namespaces = sorted({m.metadata.namespace for m in moes} | sums.of(book).keys() - {IDLE})
     own = {name: ledger_policy(policy, namespaces, objects) for name, policy in sorted(policies.items())}
     stated = {name: statement(book, policy, now, sums) for name, policy in own.items()}
-    all_limits: list[Limit] = []
-    for name, policy in own.items():
-        for limit in limits(policy, stated[name]):
-            all_limits.append(replace(limit, unread_usd=unread_usd))
+    hours = {name: hour for name, policy in own.items() if (hour := last_hour(book, policy, now)) is not None}
+    budgeted = [limit for name, policy in own.items() for limit in limits(policy, stated[name])]
+    # A limit of the hour permits nothing: that is for budgets.
+    permitted = frozenset[str]().union(*(limit.namespaces for limit in budgeted))
+    hourly = (hour_limit(own[name], hour) for name, hour in hours.items())
+    hourly_limits = [replace(limit, namespaces=limit.namespaces & permitted) for limit in hourly]
+    all_limits = [replace(limit, unread_usd=unread_usd) for limit in (*budgeted, *hourly_limits)]
     needs = tuple(
         Need(
             pair,
@@ -151,6 +173,9 @@ def assess(
             in_flight=in_flight.get(pair, 0),
             previous_cap=previous_caps.get(pair, 0),
             most=disabled.get(pair.provider, (providers[pair.provider].spec.limits.concurrent, ""))[0],
+            per_minute=providers[pair.provider].spec.limits.requests_per_minute,
+            leased_cap=leased.get(pair, NO_LEASE).cap,
+            leased_seconds=leased.get(pair, NO_LEASE).seconds,
         )
         for pair, costs in sorted(pairs(moes, providers, timing).items())
     )
@@ -163,6 +188,7 @@ def assess(
             name: tuple(replace(s, reserved=reserved[name].get(s.name, ZERO)) for s in statuses)
             for name, statuses in stated.items()
         },
+        hours=hours,
         grants=grants,
         needs=needs,
         caps=given,
@@ -194,6 +220,5 @@ def _lease(
         if namespace not in own[name].namespaces:
             continue
         at_once = policies[name].spec.when_operator_lost == "StopAtOnce"
-        lease = LEASES_SECONDS[0] if at_once else lease_seconds(granted.spare_usd, granted.max_burn_usd_per_hour)
-        leases.append(lease)
+        leases.append(LEASES_SECONDS[0] if at_once else granted.lease_seconds)
     return min(leases) if len(leases) > 1 else LEASES_SECONDS[0]

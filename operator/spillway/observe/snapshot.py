@@ -16,7 +16,7 @@ from spillway.decide.snapshot import (
     Snapshot,
     Variant,
 )
-from spillway.ledger import Pair
+from spillway.ledger import MAX_PER_HOUR, Pair
 from spillway.observe import cluster
 from spillway.observe.demand import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS, PairAnswers
 from spillway.observe.floors import Allowed, Floor, limited
@@ -107,6 +107,7 @@ def deployment(
         )
         for t in spec.spill.providers
     )
+    share_limit, limited_by = max_share(moe, own_policies, policies)
     routed = dict.fromkeys((route.to.provider, route.to.model) for route in spec.routes)
     return Deployment(
         namespace=moe.metadata.namespace,
@@ -124,6 +125,8 @@ def deployment(
         rates=traffic.rates.get(moe.key, ()) if traffic else (),
         providers=options,
         spill_when=spec.spill.when,
+        max_share=share_limit,
+        max_share_of=limited_by,
         hold_seconds=spec.spill.hold_seconds,
         routed=tuple(
             option(moe, *pair, providers, money, health, field="spec.routes", prompt_tokens=prompt) for pair in routed
@@ -210,6 +213,20 @@ def floor_only(own_policies: Sequence[str], policies: Mapping[str, CostPolicy], 
         for budget in policies[name].spec.budgets
         if budget.at_limit == "StopSpillAndScaleToFloor" and budget.scope != "External"
     )
+
+
+def max_share(
+    moe: MoEDeployment, own_policies: Sequence[str], policies: Mapping[str, CostPolicy]
+) -> tuple[float | None, str]:
+    """The least `maxShare` that the deployment or an enforced policy says, and who says it."""
+    said = [(moe.spec.spill.max_share, "spec.spill.maxShare")]
+    said += [
+        (policies[name].spec.spill.max_share, f"spill.maxShare of CostPolicy {name}")
+        for name in own_policies
+        if name in policies and enforced(policies[name])
+    ]
+    limits = [(float(share), who) for share, who in said if share is not None]
+    return min(limits, default=(None, said[0][1]))
 
 
 def value_per_request(
@@ -319,4 +336,7 @@ def budgets(money: Money, policies: Mapping[str, CostPolicy]) -> tuple[Budget, .
                     paced=name in policies and policies[name].spec.pacing == "Even",
                 )
             )
+        if (hour := money.hours.get(name)) is not None:
+            opens = hour.opens_at.timestamp() if hour.opens_at else 0.0
+            found.append(Budget(name, MAX_PER_HOUR, hour.amount, hour.remaining, opens))
     return tuple(found)

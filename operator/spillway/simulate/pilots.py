@@ -127,13 +127,16 @@ class SpillwayPilot:
             return None
         requests, tokens_in, tokens_out = fleet.came(begin, until)
         seconds = (until - begin) * BIN_SECONDS
+        spilled = (fleet.spilled_requests[until] - fleet.spilled_requests[begin]) / seconds
+        refused = (fleet.refused_requests[until] - fleet.refused_requests[begin]) / seconds
         known = requests > 0
         return Demand(
             requests_per_second=fleet.pressing(begin, until) * requests / seconds,
             input_tokens_per_request=tokens_in / requests if known else PRIOR_INPUT_TOKENS,
             output_tokens_per_request=tokens_out / requests if known else PRIOR_OUTPUT_TOKENS,
-            spilled_per_second=(fleet.spilled_requests[until] - fleet.spilled_requests[begin]) / seconds,
-            refused_per_second=(fleet.refused_requests[until] - fleet.refused_requests[begin]) / seconds,
+            spilled_per_second=spilled,
+            refused_per_second=refused,
+            local_answers_per_second=max(0.0, requests / seconds - spilled - refused),
             age_seconds=(now - until) * BIN_SECONDS,
         )
 
@@ -264,6 +267,8 @@ def _deployment(spec: VirtualDeployment, world: World) -> Deployment:
         pinned_replicas=spec.pinned_replicas,
         queue_seconds=spec.queue_seconds,
         variants=spec.variants,
+        max_share=spec.max_share,
+        max_share_of=spec.max_share_of,
         policies=tuple(dict.fromkeys(b.policy or b.name for b in own)),
         hints=tuple(replace(h, begin=h.begin + world.begin, end=h.end + world.begin) for h in spec.hints),
     )

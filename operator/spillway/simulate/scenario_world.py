@@ -19,7 +19,7 @@ from spillway.ledger import Book, Timing, UnknownTimeZone
 from spillway.observe.floors import limited
 from spillway.observe.money import Money, assess
 from spillway.observe.resolve import Problem, Resolved, resolve, valid
-from spillway.observe.snapshot import ProviderHealth, enforced, floor, most_floor_gpus, option, variants
+from spillway.observe.snapshot import ProviderHealth, enforced, floor, max_share, most_floor_gpus, option, variants
 from spillway.simulate.economics import BIN_SECONDS, Economics
 from spillway.simulate.load import Load, scale
 from spillway.simulate.requests.draw import MAXIMUM_HOURS, MAXIMUM_REQUESTS, single_requests
@@ -276,6 +276,7 @@ def _deployment(
     moe, spec, ways = resolved.moe, resolved.moe.spec, variants(resolved)
     own = money.policies.get(moe.metadata.namespace, ())
     stated = [float(v) for name in own if (v := policies[name].spec.value_per_request) is not None]
+    share_limit, limited_by = max_share(moe, own, policies)
     ready = wanted.ready_at_begin
     if ready is None:
         first = ceil(demand.load.work[:FIRST_BINS].mean())
@@ -293,6 +294,8 @@ def _deployment(
         ready_at_begin=room.take(moe.metadata.namespace, ways[0], ready),
         capacity_error=wanted.capacity_error,
         pinned_replicas=spec.replicas,
+        max_share=share_limit,
+        max_share_of=limited_by,
         barred=tuple(
             Barred(o.name, o.option.unavailable, o.option.unavailable_message) for o in offers if o.option.unavailable
         ),

@@ -131,6 +131,8 @@ class VirtualDeployment:
     deadline_seconds: float = 0.0  # from arrival; then it is work like any other
     capacity_error: float = 0.0
     pinned_replicas: int = 0
+    max_share: float | None = None  # of the last hour's tokens that may spill while a replica is ready
+    max_share_of: str = "spec.spill.maxShare"
     barred: tuple[Barred, ...] = ()
 
     @property

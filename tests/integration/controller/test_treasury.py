@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from copy import deepcopy
@@ -568,6 +570,38 @@ async def test_a_leader_that_dies_after_storing_an_adjustment_has_it_applied_onc
     async with treasury(core, found, namespace, gateway.port) as two:
         await rounds(two, 2)
         assert estimated(two) == much - 1
+
+
+@pytest.mark.usefixtures("requests")
+async def test_the_command_asks_and_tells_what_the_leader_made_of_it(
+    core: CoreV1Api, kube: Kube, namespace: str, gateway: FakeGateway
+) -> None:
+    found = objects(namespace)
+    much = await vanished(core, found, namespace, gateway)
+
+    async def bill_adjust(*arguments: str) -> tuple[int | None, str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            "from spillway.cli.main import main; main()",
+            *("bill", "adjust", "--operator-namespace", namespace, *arguments),
+            env={**os.environ, "KUBECONFIG": str(kube.kubeconfig)},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        text, _ = await process.communicate()
+        return process.returncode, " ".join(text.decode().split())
+
+    month = f"{datetime.now(UTC):%Y-%m}"
+    asked = ("glm-5", "-n", "chat", "--provider", "zai", "--day", month, "--reason", "invoice 4711", "--id", "inv-1")
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await rounds(one, 1)
+        status, text = await bill_adjust(*asked, "--to", f"{10 * EACH:f}")
+        assert (status, text) == (0, f"adjusted by -{much:f} USD: chat/glm-5 at zai (glm-5) on {month} (UTC) (inv-1)")
+        assert (spent(one), estimated(one)) == (10 * EACH, Decimal(0))
+    status, text = await bill_adjust("--list", "--format", "json")
+    [told_of_it] = json.loads(text)
+    assert (told_of_it["outcome"], told_of_it["by"], Decimal(told_of_it["usd"])) == ("applied", "admin", -much)
 
 
 async def test_reserved_gpus_that_nobody_uses_are_in_the_stored_ledger_and_in_no_budget(

@@ -6,7 +6,9 @@ import asyncio
 from dataclasses import replace
 
 import aiohttp
+import pytest
 
+from spillway.gateway import names, runtime
 from spillway.gateway.desired import Desired, Endpoint
 from spillway.gateway.process import drain
 from tests.integration.gateway.rig import (
@@ -67,6 +69,66 @@ async def test_lease_runs_out_when_the_operator_dies(rig: Rig) -> None:
         return (await rig.post()).served_by == "zai"
 
     await eventually(spilled, "the next leader allows spill again")
+
+
+async def test_a_longer_lease_outlives_a_shorter_one(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real lengths would take their time: here the shortest layer lasts a second, and the next one long enough."""
+    monkeypatch.setattr(runtime, "LEASES", {"spill-15s": 1, "spill-1m": 600, "spill-5m": 1200, "spill-1h": 3600})
+    _, address = await rig.fake("zai", PROVIDER_PORT)
+    (rig.directory / "keys" / "zai").write_text("sk")
+    rich, poor = deployment(chain=(ZAI,), name="rich"), deployment(chain=(ZAI,), name="poor")
+    states = {rich.id: spill(ZAI, lease_seconds=600), poor.id: spill(ZAI, lease_seconds=1)}
+    await rig.publish(Desired((rich, poor), (provider("zai", address),), (egress(*ZAI),), states))
+    await rig.start_envoy()
+    [process] = {node.process for node in rig.ads.nodes()}
+    held = {
+        names.external_cluster(ZAI, each.id): runtime.Leased(100, 600 if each is rich else 1) for each in (rich, poor)
+    }
+    assert rig.ads.leases() == {process: held}
+
+    async def spills(name: str) -> bool:
+        return (await rig.post(host=f"{name}.chat")).served_by == "zai"
+
+    async def renewed() -> bool:
+        await rig.ads.renew()
+        return await spills("poor")
+
+    await eventually(renewed, "both spill")
+    await rig.ads.stop()
+
+    async def refused() -> bool:
+        return not await spills("poor")
+
+    await eventually(refused, "the shorter lease has run out")
+    assert await spills("rich")
+
+
+async def test_what_a_gateway_has_been_lent_is_known_until_it_has_given_it_up(rig: Rig) -> None:
+    """From an hour to the shortest lease, and over a change of leaders, who does not know until the gateway tells."""
+    desired = await spilling(rig, lease_seconds=3600)
+    cluster = names.external_cluster(ZAI, ID)
+
+    async def known(cap: int, seconds: int) -> bool:
+        return [*rig.ads.leases().values()] == [{cluster: runtime.Leased(cap, seconds)}]
+
+    await rig.ads.wait_synced(10)
+    assert await known(100, 3600)
+    [process] = rig.ads.leases()
+    rig.leader = False  # its word does not reach the gateway
+    shorter = replace(desired, spill={**desired.spill, ID: spill(ZAI, cap=3, lease_seconds=15)})
+    rig.ads.publish(shorter, {process: {}, "another": {}})
+    await rig.ads.wait_synced(10)
+    assert await known(100, 3600), "nothing was acknowledged"
+    rig.leader = True
+    rig.ads.publish(shorter, {process: {}, "another": {}})
+    await eventually(lambda: known(1, 15), "it has given up the hour, and the other one's part of the cap")
+    assert (await rig.post()).served_by == "zai"
+
+    await rig.ads.stop()
+    await rig.start_ads()
+    assert rig.ads.leases() == {}
+    rig.ads.publish(desired)
+    await eventually(lambda: known(100, 3600), "the next leader knows what it has lent")
 
 
 async def test_lease_is_not_renewed_by_who_may_not(rig: Rig) -> None:

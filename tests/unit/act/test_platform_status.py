@@ -21,9 +21,11 @@ from spillway.api import (
     find_condition,
     parse,
 )
+from spillway.api.effect import SPEC_NOT_YET
 from spillway.catalog import load
 from spillway.decide.outcome import PoolPlan
 from spillway.ledger import BudgetStatus, Grant
+from spillway.ledger import HourStatus as Hour
 from spillway.observe import Objects
 from spillway.observe.snapshot import ProviderHealth
 from tests.unit.api.examples import example
@@ -244,11 +246,28 @@ def test_what_a_policy_on_trial_would_stop_is_told() -> None:
     assert within.message.endswith("(enforcement DryRun: it would stop spill, and stops nothing)")
 
 
-def test_fields_that_nothing_acts_on_yet_are_told_until_they_go() -> None:
-    asked = of_policy(policy(spill__maxShare="0.5", spill__maxPerHour="8"), [budget("1")], {}, NOW)
+def test_the_last_hour_is_told_where_it_is_limited() -> None:
+    usual = of_policy(policy(), [budget("1")], {}, NOW)
+    assert usual.last_hour is None
+    within = Hour(Decimal(60), Decimal("12.34567"), Decimal("47.65433"), None)
+    status = of_policy(policy(), [budget("1")], {}, NOW, within)
+    assert status.last_hour is not None
+    assert (status.last_hour.amount, status.last_hour.spent) == (Decimal(60), Decimal("12.3457"))
+    found = find_condition(status.conditions, "WithinBudget")
+    assert found is not None and found.status == "True"
+    spent = of_policy(policy(), [budget("1")], {}, NOW, Hour(Decimal(60), Decimal("60.1"), Decimal(0), NOW))
+    found = find_condition(spent.conditions, "WithinBudget")
+    assert found is not None and (found.status, found.reason) == ("False", Reason.BUDGET_SPENT)
+    assert "$60.10 of $60 spent in the last 60 minutes, opens again" in found.message
+    assert spent.last_hour is not None and spent.last_hour.opens_at == NOW
+
+
+def test_fields_that_nothing_acts_on_yet_are_told_until_they_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SPEC_NOT_YET, "CostPolicy", {"spec.spill.maxShare": None})
+    asked = of_policy(policy(spill__maxShare="0.5"), [budget("1")], {}, NOW)
     told = find_condition(asked.conditions, "NotActedOn")
     assert told is not None and told.status == "True"
-    assert told.message.startswith("spec.spill.maxShare, spec.spill.maxPerHour are accepted, but this version")
+    assert told.message.startswith("spec.spill.maxShare is accepted, but this version")
     gone = of_policy(policy().model_copy(update={"status": asked}), [budget("1")], {}, NOW)
     told = find_condition(gone.conditions, "NotActedOn")
     assert told is not None and told.status == "False"

@@ -8,7 +8,16 @@ from decimal import Decimal
 
 import pytest
 
-from spillway.act.status import history, of_deployment, of_problem, of_refusal, readiness, spill_share, stamp
+from spillway.act.status import (
+    history,
+    lease_until,
+    of_deployment,
+    of_problem,
+    of_refusal,
+    readiness,
+    spill_share,
+    stamp,
+)
 from spillway.api import (
     MAX_DECISIONS,
     Metadata,
@@ -111,6 +120,38 @@ def test_readiness(
 def test_waiting_for_gpus_says_whether_providers_answer_meanwhile() -> None:
     assert "providers answer" in readiness(seen(Phase.PENDING), planned(1, True), 0, False)[2]
     assert "providers answer" not in readiness(seen(Phase.PENDING), planned(1, False), 0, False)[2]
+
+
+SPILLING = Demand(10.0, 1155, 211, spilled_per_second=2.0)
+
+
+@pytest.mark.parametrize(
+    ("demand", "lease", "allowed", "before", "expected"),
+    [
+        (SPILLING, 3600, True, None, 3600),
+        (SPILLING, 3600, True, 1900, 1900),  # told lately
+        (SPILLING, 3600, True, 1700, 3600),
+        (SPILLING, 300, True, 1900, 300),  # shorter than it was
+        (SPILLING, 3600, True, 200, 3600),
+        (SPILLING, 15, True, 1900, None),
+        (SPILLING, 3600, False, 1900, None),
+        (replace(SPILLING, spilled_per_second=0.0), 3600, True, 1900, None),
+        (None, 3600, True, 1900, None),
+    ],
+)
+def test_until_when_spill_goes_on_without_the_operator(
+    demand: Demand | None, lease: int, allowed: bool, before: int | None, expected: int | None
+) -> None:
+    plan = planned(allowed=allowed, reason=Reason.BUDGET_SPENT)
+    plan = replace(plan, spill=replace(plan.spill, lease_seconds=float(lease)))
+    known = None if before is None else NOW + timedelta(seconds=before)
+    until = None if expected is None else NOW + timedelta(seconds=expected)
+    assert lease_until(seen(Phase.READY, demand=demand), plan, known, NOW) == until
+    status = told(seen(Phase.READY, demand=demand), plan)
+    assert status.spill is not None
+    assert (status.spill.lease_until is None) == (expected is None)
+    again = told(seen(Phase.READY, demand=demand), plan, status, NOW + timedelta(seconds=5))
+    assert again.spill == status.spill
 
 
 def test_counts_costs_and_summary() -> None:

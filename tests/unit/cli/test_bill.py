@@ -289,6 +289,16 @@ def test_a_budget_in_a_line() -> None:
     assert " ".join(row[3:]) == "2026-11-01 00:00Z 990.50 1,000.00 99.0% 9.50 1.25 2.00 4h45m at this burn"
 
 
+def test_the_last_hour_has_a_line_of_its_own() -> None:
+    limited = policy()
+    hour = {"amount": "60", "spent": "15", "remaining": "45", "bound": "3"}
+    limited["status"]["lastHour"] = hour
+    row = " ".join(page(limited).splitlines()[2].split()[1:])
+    assert row == "maxPerHour External 60 minutes ago 15.00 60.00 25.0% 45.00 - 15.00 to its end"
+    limited["status"]["lastHour"] = hour | {"opensAt": "2026-11-26T12:28:00Z"}
+    assert page(limited).splitlines()[2].endswith("spent, again 12:28Z")
+
+
 def test_one_policy_shows_who_spent_it_the_dearest_first() -> None:
     lines = page(policy(), details=True).splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("DEPLOYMENT"))

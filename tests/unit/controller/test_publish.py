@@ -203,6 +203,13 @@ def test_balancing_and_occasions() -> None:
     ]
 
 
+def test_requests_per_minute_of_a_provider() -> None:
+    assert [p.requests_per_minute for p in published({}).providers] == [None]
+    assert [
+        p.requests_per_minute for p in published({}, offered=providers(limits__requestsPerMinute=500)).providers
+    ] == [500]
+
+
 def test_time_limits_of_a_provider() -> None:
     [usual] = published({}).providers
     assert (usual.connect_seconds, usual.first_byte_seconds, usual.idle_seconds) == (5.0, None, None)

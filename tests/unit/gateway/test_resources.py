@@ -72,6 +72,26 @@ def test_chains_in_both_orders_with_as_many_retries_as_they_need() -> None:
     assert route["domains"] == ["glm-5.chat", "glm-5.chat.svc", "glm-5.chat.svc.*", "glm-5"]
 
 
+def test_a_provider_with_a_limit_has_one_count_for_all_its_models() -> None:
+    zai, deep = DESIRED.providers
+    air = Egress("zai", "glm-5-air", 100)
+    limited = replace(
+        DESIRED, providers=(replace(zai, requests_per_minute=60), deep), egresses=(*DESIRED.egresses, air)
+    )
+    parts = Renderer().render(limited, NODE, {"zai": 20}).parts
+    share = parts[PartId(ROUTE, "rate|zai", "rate")].message
+    assert '"per_minute": 20.0' in json_format.MessageToJson(share)
+    assert {part_id.resource for part_id in parts if part_id.resource.startswith("rate|")} == {"rate|zai"}
+    asks = {
+        part_id.resource: "to|rate|zai" in json_format.MessageToJson(part.message)
+        for part_id, part in parts.items()
+        if part_id.type_url == LISTENER and part_id.resource.startswith("egress|")
+    }
+    assert asks == {"egress|zai|glm-5.1": True, "egress|zai|glm-5-air": True, "egress|deep|zai-org/GLM-5": False}
+    unknown = Renderer().render(limited, NODE).parts[PartId(ROUTE, "rate|zai", "rate")].message
+    assert '"per_minute": 0.0' in json_format.MessageToJson(unknown), "a process without a share sends nothing"
+
+
 def test_no_secret_is_in_a_resource_but_its_file_name() -> None:
     parts = Renderer().render(DESIRED, NODE).parts
     secret = json_format.MessageToDict(parts[PartId(SECRET, "credential|zai.key")].message)

@@ -102,6 +102,19 @@ def test_without_numbers_the_fallbacks_of_the_clusters_stand() -> None:
     assert not any(runtime.layers(Desired((GLM,)), {}).values())
 
 
+def test_what_a_process_may_have_in_flight_and_for_how_long() -> None:
+    key = names.limit_key(EXTERNAL)
+    other = "ext|zai|glm-5.1|chat/other"
+    possible = [
+        ("gate", {names.limit_key("local|chat/glm-5"): 9}),
+        ("spill-15s", {key: 7, names.permitted_key(GLM.id, ZAI): 100, names.limit_key(other): 3}),
+        ("spill-1h", {key: 5}),
+        ("spill-1m", {key: 6}),
+    ]
+    assert runtime.leased(possible) == {EXTERNAL: runtime.Leased(7, 3600), other: runtime.Leased(3, 15)}
+    assert runtime.leased([]) == {}
+
+
 def test_handover_keeps_a_key_until_the_other_layer_has_it() -> None:
     before = {"spill-15s": {"a": 1, "b": 2, "gone": 3}, "spill-1m": {}}
     wanted = {"spill-15s": {"b": 5}, "spill-1m": {"a": 1}}

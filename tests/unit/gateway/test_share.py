@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillway.gateway.share import share
+from spillway.gateway.share import growing, share
 
 loads = st.dictionaries(st.text("abcdef", min_size=1, max_size=4), st.integers(0, 5000), min_size=1, max_size=12)
 
@@ -34,3 +34,21 @@ def test_examples() -> None:
     assert share(1, {"a": 0, "b": 3}) == {"a": 0, "b": 1}
     assert share(0, {"a": 7}) == {"a": 0}
     assert share(5, {}) == {}
+
+
+@given(st.integers(0, 1000), loads, st.dictionaries(st.text("abcdef", min_size=1, max_size=4), st.integers(0, 1000)))
+def test_shares_grow_only_out_of_what_nobody_holds(total: int, in_flight: dict[str, int], held: dict[str, int]) -> None:
+    wanted = share(total, in_flight)
+    told = growing(total, wanted, held)
+    assert all(0 <= told[process] <= wanted[process] for process in wanted)
+    worst = sum(max(told.get(process, 0), has) for process, has in held.items())
+    worst += sum(part for process, part in told.items() if process not in held)
+    assert worst <= max(total, sum(held.values()))
+
+
+def test_a_share_moves_in_two_steps() -> None:
+    wanted = {"a": 4, "b": 6}
+    assert growing(10, wanted, {"a": 10}) == {"a": 4, "b": 0}
+    assert growing(10, wanted, {"a": 4}) == {"a": 4, "b": 6}
+    assert growing(10, wanted, {}) == wanted
+    assert growing(10, {"b": 10}, {"a": 7, "b": 3}) == {"b": 3}, "one that is no longer asked still holds"

@@ -14,11 +14,7 @@ from hypothesis import strategies as st
 from spillway.ledger.book import Book, Pair
 from spillway.ledger.budgets import Budget, Policy, statement
 from spillway.ledger.caps import (
-    LEASES_SECONDS,
     Limit,
-    Need,
-    Slot,
-    Timing,
     caps,
     grant,
     greatest_cost,
@@ -29,6 +25,7 @@ from spillway.ledger.caps import (
     vanished_limits,
     why_none,
 )
+from spillway.ledger.exposure import LEASES_SECONDS, Exposure, Need, Slot, Timing
 from spillway.ledger.price import Price, Rates, Tier
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -156,12 +153,83 @@ def test_a_grant_says_what_the_caps_mean() -> None:
     assert (in_flight, burn) == ({need.pair: Decimal("0.05")}, {need.pair: Decimal(36)})
 
 
+TEN = Need(pair(), CENT, 1, in_flight=10, previous_cap=10)
+"""With ten slots: 0.60 for 15 s, and 0.20 + 10 x 0.002 a second more of lease."""
+LIMITED = replace(TEN, per_minute=6)
+"""In 20 s at most 6 x 20/60 + 6 = 8 requests begin, in 65 s 12.5, in 305 s 36.5 and in 3605 s 366.5, at a cent each."""
+
+
 @pytest.mark.parametrize(
-    ("remaining", "burn", "lease"),
-    [("100", "0", 3600), ("72", "72", 3600), ("71", "72", 300), ("6", "72", 300), ("2", "72", 60), ("0", "72", 15)],
+    ("need", "cap", "room", "lease"),
+    [
+        (replace(TEN, in_flight=0, previous_cap=0), 0, "0", 3600),  # nothing can be burnt
+        (TEN, 10, "72.90", 3600),  # 0.20 + 3605 s x 0.02 + 0.60, less what rounds up
+        (TEN, 10, "72.80", 300),
+        (TEN, 10, "6.90", 300),
+        (TEN, 10, "6.80", 60),
+        (TEN, 10, "2.09", 15),
+        (TEN, 10, "0", 15),  # what (1) has counted already
+        (LIMITED, 10, "3.945", 3600),  # 0.10 in flight and 3.665, and 0.18 again for the time until it is shorter
+        (LIMITED, 10, "3.944", 300),
+        (LIMITED, 10, "0.645", 300),
+        (LIMITED, 10, "0.405", 60),
+        (LIMITED, 10, "0.404", 15),
+    ],
 )
-def test_the_lease_is_the_longest_that_cannot_burn_what_remains(remaining: str, burn: str, lease: int) -> None:
-    assert lease_seconds(Decimal(remaining), Decimal(burn)) == lease
+def test_the_lease_is_the_longest_that_cannot_burn_what_remains(need: Need, cap: int, room: str, lease: int) -> None:
+    budget = limit("1000", room, share=Decimal(0))
+    assert lease_seconds([need], {need.pair: cap}, budget, TIMING) == lease
+    assert grant([need], {need.pair: cap}, budget, TIMING).lease_seconds == lease
+
+
+def test_a_limit_of_requests_is_one_for_all_pairs_of_a_provider() -> None:
+    needs = [replace(LIMITED, pair=pair(f"m{n}"), in_flight=0, previous_cap=0) for n in range(20)]
+    elsewhere = replace(LIMITED, pair=pair(provider="deepinfra"), in_flight=0, previous_cap=0)
+    tens = {need.pair: 10 for need in (*needs, elsewhere)}
+    assert Exposure(needs[:1], tens, TIMING).usd == Decimal("0.10") + 8 * Decimal("0.01")
+    assert Exposure(needs, tens, TIMING).usd == 20 * Decimal("0.10") + 8 * Decimal("0.01")
+    assert Exposure([*needs, elsewhere], tens, TIMING).usd == 21 * Decimal("0.10") + 16 * Decimal("0.01")
+
+
+def test_a_limit_of_requests_lets_slots_stand_almost_to_the_end() -> None:
+    plain, limited = replace(TEN, in_flight=0, previous_cap=0), replace(LIMITED, in_flight=0, previous_cap=0)
+    budget = limit("10", "0.10")
+    assert caps([plain], [budget], TIMING)[plain.pair] == 3
+    assert caps([limited], [budget], TIMING)[limited.pair] == 10, "0.08 begins, whatever the slots; rule 2 says ten"
+
+
+@pytest.mark.parametrize(
+    ("held", "expected"),
+    [
+        (replace(TEN, in_flight=0, previous_cap=0), 100),
+        # 10 slots x (3605 s x 0.002 + 0.01) = 72.20 may go by an hour's lease that nobody has given up yet.
+        (replace(TEN, in_flight=0, previous_cap=0, leased_cap=10, leased_seconds=3600), 10),
+        (replace(TEN, in_flight=0, previous_cap=0, leased_cap=10, leased_seconds=300), 100),
+        # That only counts what begins, of which a limit lets no more through.
+        (replace(LIMITED, in_flight=0, previous_cap=0, leased_cap=10, leased_seconds=3600), 100),
+        (replace(TEN, in_flight=0, previous_cap=0, leased_cap=20, leased_seconds=3600), 0),
+    ],
+)
+def test_a_longer_lease_counts_until_it_is_given_up(held: Need, expected: int) -> None:
+    budget = limit("100", "71.30", policy="team")
+    assert caps([held], [budget], TIMING)[held.pair] == expected
+
+
+@pytest.mark.parametrize("lease", LEASES_SECONDS[1:])
+@pytest.mark.parametrize("per_minute", [None, 6])
+def test_caps_stay_while_a_shorter_lease_is_on_its_way(per_minute: int | None, lease: int) -> None:
+    """A longer lease is only given while what may be spent until it is shortened leaves room for the caps."""
+    need = replace(TEN, per_minute=per_minute, most=10)
+    ten = {need.pair: 10}
+    soon, in_all = (Exposure([need], ten, TIMING, seconds).usd for seconds in (TIMING.lease_seconds, lease))
+    just_enough = limit("10", str(in_all + soon - Decimal("0.10")))
+    assert lease_seconds([need], ten, just_enough, TIMING) == lease
+    held = replace(need, leased_cap=10, leased_seconds=lease)
+    later = replace(just_enough, remaining=just_enough.remaining - soon)
+    assert caps([held], [later], TIMING)[need.pair] == 10
+    assert lease_seconds([held], ten, later, TIMING) < lease
+    much_later = replace(later, remaining=later.remaining - Decimal("0.001"))
+    assert caps([held], [much_later], TIMING)[need.pair] == 0, "what gateways hold might use up the rest"
 
 
 @pytest.mark.parametrize(
@@ -182,6 +250,35 @@ def test_the_worked_example_of_the_documentation(body_bytes: int, max_tokens: in
     one = slot(GLM, max_input_tokens(200_000, body_bytes), max_tokens, 1, TIMING)
     need = Need(pair(), one, 1, in_flight=cap, previous_cap=cap)
     assert caps([need], [limit("400", remaining)], TIMING)[need.pair] == cap
+
+
+@pytest.mark.parametrize(
+    ("per_minute", "left", "cap", "lease"),
+    [
+        (None, "400", 110, 15),
+        (None, "40", 16, 15),
+        (60, "139", 110, 3600),
+        (60, "138", 110, 300),
+        (60, "19", 110, 60),
+        (60, "11", 110, 15),
+        (60, "8", 110, 15),
+        (60, "0.0001", 30, 15),
+        (600, "165", 110, 300),
+        (600, "100", 110, 60),
+        (600, "40", 110, 15),
+        (600, "8", 4, 15),
+        (600, "0.0001", 1, 15),
+    ],
+)
+def test_limits_of_requests_in_the_documentation(per_minute: int | None, left: str, cap: int, lease: int) -> None:
+    """docs/money.md, with a contextLength of 32,768 and answers of at least 0.25 s."""
+    timing = Timing(shortest_seconds=Decimal("0.25"))
+    one = slot(GLM, 32_768, 1024, 1, timing)
+    budget = limit("400", left)
+    standing = [Need(pair(), one, 1, cap, cap, per_minute=per_minute) for cap in range(257)]
+    most = max(need.in_flight for need in standing if caps([need], [budget], timing)[need.pair] == need.in_flight)
+    assert most == cap
+    assert lease_seconds([standing[most]], {pair(): most}, budget, timing) == lease
 
 
 def test_limits_of_a_policy() -> None:
@@ -218,6 +315,9 @@ needs_ = st.lists(
         st.integers(0, 50),
         st.integers(0, 50),
         st.integers(0, 64),
+        st.none() | st.integers(1, 600),
+        st.integers(0, 50),
+        st.sampled_from(LEASES_SECONDS),
     ),
     max_size=6,
     unique_by=lambda need: need.pair,
@@ -235,7 +335,7 @@ limits_ = st.lists(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(needs_, limits_)
 def test_every_budget_keeps_both_rules(needs: list[Need], limits: list[Limit]) -> None:
     given_caps = caps(needs, limits, TIMING)
@@ -252,7 +352,7 @@ def test_every_budget_keeps_both_rules(needs: list[Need], limits: list[Limit]) -
     assert all(given_caps[need.pair] == 0 for need in needs if need.wanted == 0 or need.pair.namespace not in selected)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(needs_, limits_, st.integers(0, 2), usd)
 def test_more_money_never_lowers_a_cap(needs: list[Need], limits: list[Limit], index: int, more: Decimal) -> None:
     richer = [replace(one, remaining=one.remaining + more) if i == index else one for i, one in enumerate(limits)]
@@ -276,11 +376,23 @@ def test_suspension_stops_everything(needs: list[Need], limits: list[Limit]) -> 
     assert not any(caps(needs, [*limits, stop], TIMING).values())
 
 
-@given(usd, usd, usd)
-def test_a_lease_is_affordable_and_grows_with_the_money(remaining: Decimal, more: Decimal, burn: Decimal) -> None:
-    lease = lease_seconds(remaining, burn)
-    assert lease == LEASES_SECONDS[0] or lease * burn <= remaining * 3600
-    assert lease_seconds(remaining + more, burn) >= lease
+@settings(max_examples=300, deadline=None)
+@given(needs_, limits_, usd)
+def test_a_lease_is_affordable_and_grows_with_the_money(needs: list[Need], limits: list[Limit], more: Decimal) -> None:
+    given_caps = caps(needs, limits, TIMING)
+    for one in limits:
+        own = [need for need in needs if need.pair.namespace in one.namespaces]
+        lease = lease_seconds(own, given_caps, one, TIMING)
+        room = one.remaining + one.bound_usd
+        assert lease == LEASES_SECONDS[0] or Exposure(own, given_caps, TIMING, lease).usd <= room
+        assert lease_seconds(own, given_caps, replace(one, remaining=one.remaining + more), TIMING) >= lease
+
+
+@settings(max_examples=300, deadline=None)
+@given(needs_, limits_)
+def test_a_limit_of_requests_never_takes_slots(needs: list[Need], limits: list[Limit]) -> None:
+    plain = caps([replace(need, per_minute=None) for need in needs], limits, TIMING)
+    assert sum(caps(needs, limits, TIMING).values()) >= sum(plain.values()) or len(limits) > 1
 
 
 TICK = Decimal("0.5")

@@ -74,6 +74,7 @@ books = st.builds(
         max_size=4,
     ),
     minutes=st.dictionaries(whole, st.dictionaries(keys, money, max_size=2), max_size=3),
+    hour=st.dictionaries(whole, st.dictionaries(names, money, max_size=2), max_size=3),
     gateways=st.dictionaries(
         st.builds(Process, names, names),
         st.builds(
@@ -83,6 +84,7 @@ books = st.builds(
         ),
         max_size=3,
     ),
+    leases=st.dictionaries(st.builds(Process, names, names), whole, max_size=2),
     pods=st.dictionaries(
         names, st.builds(PodMark, keys, whole, money, whole, whole, whole, whole, st.booleans()), max_size=3
     ),

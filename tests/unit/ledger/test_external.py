@@ -19,6 +19,7 @@ from spillway.ledger.external import (
     charge_reading,
     charge_vanished,
     estimated_tokens,
+    lend,
     retire,
     unread_usd,
     vanished,
@@ -325,6 +326,15 @@ def test_what_a_process_may_have_in_flight_is_kept(
     assert decode(encode(book)) == book
     assert allow(book, OWNER, caps, read=read) is book
     assert retire(book, *OWNER).caps == {}
+
+
+def test_how_long_a_process_may_spend_without_word_is_kept() -> None:
+    assert lend(Book(), OWNER, 15).leases == {}, "the shortest is always counted"
+    hour = lend(Book(), OWNER, 3600)
+    assert hour.leases == {OWNER: 3600}
+    assert lend(hour, OWNER, 3600) is hour
+    assert decode(encode(hour)) == hour
+    assert lend(hour, OWNER, 15) == retire(hour, *OWNER) == Book()
 
 
 def test_nothing_allowed_is_known_too() -> None:

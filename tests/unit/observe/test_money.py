@@ -13,12 +13,13 @@ from spillway.decide.snapshot import Deployment, ProviderOption, Settings
 from spillway.ledger import Book, Pair, Rates, Tier, Timing
 from spillway.ledger.book import Amount, Entry, Key, add
 from spillway.observe import Objects, Resolved, take
-from spillway.observe.money import Money, assess, prices
+from spillway.observe.money import Leased, Money, assess, prices
 from spillway.observe.resolve import valid
 from spillway.observe.snapshot import (
     ProviderHealth,
     budgets,
     last_request_at,
+    max_share,
     most_floor_gpus,
     option,
     value_per_request,
@@ -154,6 +155,77 @@ def test_lease(when_lost: str, expected: int) -> None:
         whenOperatorLost=when_lost,
     )
     assert assessed(own=policies(rich)).lease_seconds["chat"] == expected
+
+
+def hourly(amount: str, **changes: Any) -> dict[str, CostPolicy]:
+    return policies(example("CostPolicy", "team", spill__maxPerHour=amount, **changes))
+
+
+def spent_lately(usd: str, minutes: int = 20) -> Book:
+    key, at = Key("chat", "glm-5", "external", "zai", "glm-5"), int((NOON - timedelta(minutes=minutes)).timestamp())
+    return add(Book(), [Entry(at, key, Amount(Decimal(usd)))], at)
+
+
+def test_an_hour_that_is_spent_stops_spill_until_it_has_passed() -> None:
+    money = assessed(spent_lately("8"), hourly("8"))
+    assert money.caps[PAIR] == 0
+    found = option(moes()[0], "zai", "glm-5", providers(), money, HEALTHY)
+    assert found.unavailable == Reason.BUDGET_SPENT
+    assert "spill.maxPerHour of CostPolicy team ($8 in any 60 minutes)" in found.unavailable_message
+    hour = next(b for b in budgets(money, {}) if b.name == "maxPerHour")
+    assert (hour.policy, hour.remaining, hour.amount) == ("team", Decimal(0), Decimal(8))
+    assert hour.resets_at == (NOON + timedelta(minutes=41)).timestamp()
+    assert 0 < assessed(spent_lately("3"), hourly("8")).caps[PAIR] < assessed(own=hourly("80")).caps[PAIR]
+    assert assessed(spent_lately("200", 61), hourly("8")).caps[PAIR] > 0, "that was an hour ago"
+    assert money.statements["team"][0].remaining == Decimal(392), "the budget has enough"
+
+
+def test_a_limit_of_the_hour_permits_nothing_by_itself() -> None:
+    gpus = [{"name": "day", "period": "Day", "amount": "400", "scope": "GPU"}]
+    money = assessed(own=hourly("8", budgets=gpus))
+    assert money.stops[PAIR][0] == "NoBudget"
+    other = example("CostPolicy", "company")
+    both = hourly("8", budgets=gpus) | policies(other)
+    assert assessed(own=both).caps[PAIR] > 0
+    assert assessed(spent_lately("8"), both).caps[PAIR] == 0, "and another policy's budget does not lift it"
+
+
+def test_the_smallest_share_that_anybody_says_counts() -> None:
+    team, company = example("CostPolicy", "team", spill__maxShare="0.4"), example("CostPolicy", "company")
+    own = policies(team, company)
+    found = seen(assessed(own=own), own)
+    assert (found.max_share, found.max_share_of) == (0.4, "spill.maxShare of CostPolicy team")
+    assert (seen(assessed(), policies()).max_share, seen(assessed(), policies()).max_share_of) == (
+        None,
+        "spec.spill.maxShare",
+    )
+    on_trial_ = policies(example("CostPolicy", "team", spill__maxShare="0.4", enforcement="DryRun"))
+    assert seen(assessed(own=on_trial_), on_trial_).max_share is None
+    obj = example("MoEDeployment", "glm-5", spill__maxShare="0.3")
+    [moe] = valid(MoEDeployment, {"chat/glm-5": obj}).values()
+    assert max_share(moe, ("team", "gone"), own) == (0.3, "spec.spill.maxShare")
+
+
+def test_a_limit_of_requests_lengthens_the_lease() -> None:
+    """Of $400: one request costs at most a cent, but 64 slots could burn $2,100 in an hour."""
+    [plain], [limited] = assessed().needs, assessed(offered=providers(limits__requestsPerMinute=60)).needs
+    assert (plain.per_minute, limited.per_minute) == (None, 60)
+    assert assessed().lease_seconds["chat"] == 300
+    assert assessed(offered=providers(limits__requestsPerMinute=60)).lease_seconds["chat"] == 3600
+    pinned = policies(example("CostPolicy", "team", whenOperatorLost="StopAtOnce"))
+    assert assessed(own=pinned, offered=providers(limits__requestsPerMinute=60)).lease_seconds["chat"] == 15
+    by_two = policies(example("CostPolicy", "team"), example("CostPolicy", "tight", budgets=[
+        {"name": "day", "period": "Day", "amount": "5"}]))  # fmt: skip
+    assert assessed(own=by_two, offered=providers(limits__requestsPerMinute=60)).lease_seconds["chat"] < 3600
+
+
+def test_a_lease_that_gateways_still_hold_is_in_the_needs() -> None:
+    own, offered = policies(), providers()
+    money = assess(
+        Book(), own, moes(), offered, Objects(), {}, {}, Decimal(0), NOON, Timing(), leased={PAIR: Leased(7, 300)}
+    )
+    assert [(need.leased_cap, need.leased_seconds) for need in money.needs] == [(7, 300)]
+    assert money.grants["team", "day"].outstanding_usd > assessed().grants["team", "day"].outstanding_usd
 
 
 def test_no_budget_means_the_shortest_lease() -> None:

@@ -235,7 +235,7 @@ def test_the_plan_sees_what_the_operators_would(documents: list[dict[str, Any]])
     ours = SpillwayPilot(world).snapshot(cluster, {a.budget.key: a.left_usd for a in cluster.accounts})
     for one, other in zip(ours.deployments, real.deployments, strict=True):
         same = ("key", "variants", "min_replicas", "max_replicas", "pinned_replicas", "queue_seconds", "policies")
-        for name in (*same, "usd_value_per_request", "demand", "floor_only"):
+        for name in (*same, "max_share", "max_share_of", "usd_value_per_request", "demand", "floor_only"):
             assert getattr(one, name) == getattr(other, name), name
         for mine, theirs in zip(one.providers, other.providers, strict=True):
             assert replace(mine, affordable_in_flight=0) == replace(theirs, affordable_in_flight=0)

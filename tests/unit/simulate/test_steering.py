@@ -82,6 +82,19 @@ def test_without_a_provider_what_requests_are_worth_buys_replicas() -> None:
     assert sum(ledger.refused[-HOUR:]) == 0
 
 
+def test_no_more_than_its_share_goes_out_while_a_replica_is_ready() -> None:
+    """Twice what the one replica does, all of which would go out."""
+    one = deployment([2.0] * 4 * HOUR, max_replicas=1, min_replicas=1, ready_at_begin=1)
+    shares = {}
+    for limit in (None, 0.25):
+        ledger = steered(world(replace(one, max_share=limit)))[0][one.key]
+        served, spilled = np.array(ledger.served), np.array(ledger.spilled)
+        hours = [slice(begin, begin + HOUR) for begin in range(0, len(served) - HOUR, HOUR // 4)]
+        shares[limit] = max(spilled[hour].sum() / (served[hour].sum() + spilled[hour].sum()) for hour in hours)
+    assert shares[None] == pytest.approx(0.5, abs=0.02)
+    assert 0.2 < shares[0.25] < 0.28
+
+
 def test_an_outage_is_met_with_replicas() -> None:
     work = [0.25] * 6 * HOUR  # a quarter of a replica: $0.075 outside, $0.10 the replica
     calm = steered(world(deployment(work)))[0]["team/m"]
