@@ -15,9 +15,7 @@ from spillway.api.resource import Resource
 SPEC_NOT_YET: Mapping[str, Mapping[str, Any]] = {
     "MoEDeployment": {},
     "GPUPool": {},
-    "ExternalProvider": {
-        "spec.limits.tokensPerMinute": None,
-    },
+    "ExternalProvider": {},
     "CostPolicy": {},
 }
 """By kind: paths of the spec, each with the value that asks for nothing but what happens anyway."""

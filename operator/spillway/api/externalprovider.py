@@ -111,7 +111,8 @@ class ProviderLimits(KubeModel):
     """Requests that begin in a minute, over all deployments, models and gateways; more go to the next provider.
     Default: no limit."""
     tokens_per_minute: Annotated[int, Field(ge=1, le=1_000_000_000_000), Keywords(format="int64")] | None = None
-    """Prompt and completion tokens in a minute, over all deployments. Default: no limit."""
+    """Prompt and completion tokens in a minute, over all deployments: requests in flight are held so far down that the
+    last minute's tokens and theirs stay within it, as far as is known before they end. Default: no limit."""
     concurrent: Annotated[int, Field(ge=1, le=100_000), Keywords(format="int32")] = 64
     """Requests in flight at once, over all deployments. Default: 64."""
 

@@ -19,6 +19,7 @@ from spillway.controller.arrivals import Arrivals
 from spillway.controller.first_token import FirstTokens
 from spillway.controller.lending import Leases, allows_more, cluster_of, leased, lent, no_more_than
 from spillway.controller.provider_guard import ProviderGuard
+from spillway.controller.provider_tokens import TokensLately, limited
 from spillway.controller.provider_watch import ProviderWatch, Told
 from spillway.controller.settings import OperatorSettings
 from spillway.gateway.entries import Attempt
@@ -111,6 +112,7 @@ class Treasury:
         self.providers = ProviderWatch()
         self.guard = ProviderGuard()
         self.first_tokens = FirstTokens()
+        self._tokens = TokensLately()
         self.detail = Detail()
         self._told: dict[str, GatewayReading] = {}  # by gateway pod, of the round that is being read
         self.arrivals = Arrivals()
@@ -311,6 +313,14 @@ class Treasury:
                 found[key.supplier] = found.get(key.supplier, ZERO) + amount.usd - amount.estimated_usd
         return found
 
+    def _tokens_by_provider(self) -> dict[str, int]:
+        """Tokens that were charged, of all time."""
+        found: dict[str, int] = {}
+        for key, amount in self.totals().items():
+            if key.source == "external":
+                found[key.supplier] = found.get(key.supplier, 0) + amount.tokens
+        return found
+
     def _look_at_providers(self, found: Round, providers: Mapping[str, ExternalProvider], now: datetime) -> None:
         """How they do, and which are disabled from now on, or are not any more."""
         moment, told, before = time.monotonic(), self._told, dict(self.guard.disabled)
@@ -321,6 +331,7 @@ class Treasury:
         self.first_tokens.note(
             {(r.pod, r.page.process): told[r.pod].first_bytes for r in found.readings if r.page.process}, moment
         )
+        self._tokens.note(self._tokens_by_provider(), moment)
         self.guard.note(providers, new, now.timestamp())
         for name in before.keys() | self.guard.disabled.keys():
             held = self.guard.disabled.get(name)
@@ -345,13 +356,14 @@ class Treasury:
     def _assess(self, found: Round, now: datetime, known: Money) -> Money:
         """The view of this round; `known` is the latest one that there is."""
         moes = list(valid(MoEDeployment, self._objects.moedeployments).values())
+        providers, in_flight = valid(ExternalProvider, self._objects.externalproviders), self._in_flight_by_pair(moes)
         return money.assess(
             self.book,
             valid(CostPolicy, self._objects.costpolicies),
             moes,
-            valid(ExternalProvider, self._objects.externalproviders),
+            providers,
             self._objects,
-            self._in_flight_by_pair(moes),
+            in_flight,
             self._caps_in_force(),
             self._unread(found, known, now),
             now,
@@ -359,6 +371,7 @@ class Treasury:
             {name: (held.most, held.message) for name, held in self.guard.disabled.items()},
             self._sums,
             leased(self.book, self._leases(), _pairs(moes)),
+            limited(providers, in_flight, self._tokens, self.book.learned),
         )
 
     async def _write_quietly(self, force: bool = False) -> None:

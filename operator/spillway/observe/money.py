@@ -55,6 +55,7 @@ class Leased(NamedTuple):
 
 NO_LEASE = Leased(0, 0)
 NOTHING_LEASED: Mapping[Pair, Leased] = {}
+NOTHING_LIMITED: Mapping[Pair, tuple[int, str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +150,13 @@ def assess(
     disabled: Mapping[str, tuple[int, str]] | None = None,
     sums: Sums | None = None,
     leased: Mapping[Pair, Leased] = NOTHING_LEASED,
+    limited: Mapping[Pair, tuple[int, str]] = NOTHING_LIMITED,
 ) -> Money:
     """Budgets, caps and leases at `now`. `unread_usd`: what gateways that do not answer may have spent unseen.
     `disabled`: of providers that refuse everything, how many requests a deployment may still have in flight there (0,
     or 1 as a trial), and why in words. `sums` have followed the book so far. `leased`: what gateways may still hold by
-    a lease longer than the shortest."""
+    a lease longer than the shortest. `limited`: how many requests a pair may have in flight by what its provider takes
+    in a minute, and why not more in words."""
     disabled, sums = disabled or {}, sums or Sums()
     namespaces = sorted({m.metadata.namespace for m in moes} | sums.of(book).keys() - {IDLE})
     own = {name: ledger_policy(policy, namespaces, objects) for name, policy in sorted(policies.items())}
@@ -172,7 +175,15 @@ def assess(
             wanted=in_flight.get(pair, 0) + 1,
             in_flight=in_flight.get(pair, 0),
             previous_cap=previous_caps.get(pair, 0),
-            most=disabled.get(pair.provider, (providers[pair.provider].spec.limits.concurrent, ""))[0],
+            most=min(
+                held[0]
+                for held in (
+                    (providers[pair.provider].spec.limits.concurrent, ""),
+                    disabled.get(pair.provider),
+                    limited.get(pair),
+                )
+                if held is not None
+            ),
             per_minute=providers[pair.provider].spec.limits.requests_per_minute,
             leased_cap=leased.get(pair, NO_LEASE).cap,
             leased_seconds=leased.get(pair, NO_LEASE).seconds,
@@ -180,7 +191,7 @@ def assess(
         for pair, costs in sorted(pairs(moes, providers, timing).items())
     )
     given = caps(needs, all_limits, timing)
-    stops = {need.pair: _stop(need, all_limits, timing, disabled) for need in needs if given[need.pair] < 1}
+    stops = {need.pair: _stop(need, all_limits, timing, disabled, limited) for need in needs if given[need.pair] < 1}
     grants = {(lim.policy, lim.budget): grant(needs, given, lim, timing) for lim in all_limits if not lim.suspended}
     reserved = {name: {b: g.reserved_usd for (p, b), g in grants.items() if p == name} for name in own}
     return Money(
@@ -199,12 +210,18 @@ def assess(
 
 
 def _stop(
-    need: Need, all_limits: Sequence[Limit], timing: Timing, disabled: Mapping[str, tuple[int, str]]
+    need: Need,
+    all_limits: Sequence[Limit],
+    timing: Timing,
+    disabled: Mapping[str, tuple[int, str]],
+    limited: Mapping[Pair, tuple[int, str]],
 ) -> tuple[str, str]:
     """Why a pair has no slot: for want of money first, which its owner hears of in any case."""
     stop = why_none(need, all_limits, timing)
     if stop[0] == "NotWanted" and need.pair.provider in disabled:
         return "ProviderDisabled", disabled[need.pair.provider][1]
+    if stop[0] == "NotWanted" and need.pair in limited:
+        return "ProviderLimit", limited[need.pair][1]
     return stop
 
 

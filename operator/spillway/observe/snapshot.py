@@ -28,7 +28,12 @@ from spillway.observe.resolve import Resolved
 from spillway.observe.traffic import Traffic
 
 SPENT = ("BudgetSpent", "RequestTooDear")  # the ledger's codes for money that is used up, to the last request
-STOPS = {"NoBudget": Reason.NO_BUDGET, "Suspended": Reason.SUSPENDED, "ProviderDisabled": Reason.PROVIDER_NOT_READY}
+STOPS = {
+    "NoBudget": Reason.NO_BUDGET,
+    "Suspended": Reason.SUSPENDED,
+    "ProviderDisabled": Reason.PROVIDER_NOT_READY,
+    "ProviderLimit": Reason.PROVIDER_NOT_READY,
+}
 DEFAULT_VALUE_FACTOR = 10  # a request is worth ten times its API price where no policy says otherwise
 
 

@@ -25,8 +25,10 @@ from spillway.act.kube import Kube as Client
 from spillway.controller.adjustment_watch import AdjustmentWatch
 from spillway.controller.settings import OperatorSettings
 from spillway.controller.treasury import ROUNDS_IN_FORCE, Treasury
+from spillway.gateway.entries import Attempt
 from spillway.gateway.share import share
-from spillway.ledger import IDLE, Amount, Key, Pair, Process, total
+from spillway.ledger import IDLE, Amount, Key, Pair, Process, ProviderModel, total
+from spillway.ledger.detail import Sum
 from spillway.ledger.store import LedgerStore
 from spillway.observe import Objects
 from tests.integration.conftest import Kube
@@ -411,6 +413,53 @@ async def test_a_provider_without_money_gets_nothing_until_its_object_changes_an
         await until(lambda: one.view.caps[ZAI] > 1)
         assert one.guard.disabled == {}
         assert (spent(one), estimated(one)) == (11 * EACH, Decimal(0)), "what was refused cost nothing"
+
+
+async def test_a_provider_gets_no_more_requests_than_its_tokens_of_a_minute_allow(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway
+) -> None:
+    found = objects(namespace)
+    found.externalproviders["zai"]["spec"]["limits"] = {"tokensPerMinute": 11_000}  # ten requests of 1,100
+    gateway.requests = 3
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await until(lambda: one.view.caps.get(ZAI) == 10)  # what happened before this leader is not of its minute
+        gateway.requests = 9
+        await until(lambda: one.view.caps[ZAI] == 4)
+        gateway.requests = 13
+        await until(lambda: one.view.caps[ZAI] == 0)
+        assert one.view.stops[ZAI] == (
+            "ProviderLimit",
+            "ExternalProvider zai took 11,000 tokens in the last minute, and limits.tokensPerMinute is 11,000: no "
+            "further request goes there until there is room",
+        )
+
+
+def attempts(count: int, completion: int = 100) -> list[Attempt]:
+    """What the gateway's log tells of requests as `FakeGateway` counts them."""
+    return [Attempt("p1", "chat/glm-5", "zai", "glm-5", "metered", 0, 1000, completion, 0, 0, 9, 9, 800, 300)] * count
+
+
+async def test_what_was_charged_is_checked_against_the_gateways_log(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway
+) -> None:
+    found = objects(namespace)
+    gateway.requests = 50
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await until(lambda: spent(one) == 50 * EACH)  # of before it led: not compared
+        one.take_attempts(attempts(200))
+        gateway.requests = 250
+        await until(lambda: one.detail.sums().get("zai", Sum()).requests == 200)
+        hour = one.detail.sums()["zai"]
+        assert (hour.coverage, hour.drift, hour.usd) == (1.0, 0.0, 200 * EACH)
+        assert one.detail.quantiles()[ProviderModel("zai", "glm-5")][0.5] == EACH
+        gateway.requests = 450
+        await until(lambda: one.detail.sums()["zai"].requests == 400)
+        hour = one.detail.sums()["zai"]
+        assert (hour.coverage, hour.drift) == (0.5, None), "entries that were lost are no drift"
+        one.take_attempts(attempts(200, completion=400))
+        await rounds(one, 2)
+        drift = one.detail.sums()["zai"].drift
+        assert drift is not None and drift == pytest.approx(0.2571, abs=1e-4)  # $0.52 were charged of $0.70
 
 
 async def test_a_new_leader_begins_with_a_trial_of_a_provider_that_was_disabled(
