@@ -194,7 +194,7 @@ class Brain:
             for name, provider in providers.items()
             if provider.spec.credentials.key in missing
         }
-        watch, held = self._treasury.providers, self._treasury.guard.disabled
+        watch, held = self._treasury.providers.watch, self._treasury.providers.guard.disabled
         shut = {name: (one.reason, one.message) for name, one in held.items() if not one.on_trial}
         return ProviderHealth(
             blocked={**shut, **blocked},
@@ -203,7 +203,7 @@ class Brain:
             error_rates=watch.error_rates(),
             disabled={name: (one.reason, one.message, one.on_trial) for name, one in held.items()},
             unwell=watch.unwell(),
-            first_token_seconds=self._treasury.first_tokens.medians(),
+            first_token_seconds=self._treasury.providers.first_tokens.medians(),
         )
 
     async def _look_at_traffic(self) -> None:

@@ -16,11 +16,9 @@ from kubernetes.aio.client import ApiException, CoreV1Api
 from spillway.api import CostPolicy, ExternalProvider, MoEDeployment
 from spillway.controller.adjustment_watch import AdjustmentWatch
 from spillway.controller.arrivals import Arrivals
-from spillway.controller.first_token import FirstTokens
 from spillway.controller.lending import Leases, allows_more, cluster_of, leased, lent, no_more_than
-from spillway.controller.provider_guard import ProviderGuard
-from spillway.controller.provider_tokens import TokensLately, limited
-from spillway.controller.provider_watch import ProviderWatch, Told
+from spillway.controller.provider_record import ProviderRecord
+from spillway.controller.provider_tokens import limited
 from spillway.controller.settings import OperatorSettings
 from spillway.gateway.entries import Attempt
 from spillway.gateway.reader import fetch
@@ -109,10 +107,7 @@ class Treasury:
         self.book = Book()
         self._sums = Sums()
         self.view = Money()
-        self.providers = ProviderWatch()
-        self.guard = ProviderGuard()
-        self.first_tokens = FirstTokens()
-        self._tokens = TokensLately()
+        self.providers = ProviderRecord()
         self.detail = Detail()
         self._told: dict[str, GatewayReading] = {}  # by gateway pod, of the round that is being read
         self.arrivals = Arrivals()
@@ -244,7 +239,8 @@ class Treasury:
                 page = reading.page
                 self._take(charge_reading(self.book, reading.pod, page.process, page.samples, prices, reading.at))
         self._compare_with_detail(read, usd, now)
-        self._look_at_providers(found, providers, now)
+        self.providers.note(found.readings, self._told, self._tokens_by_provider(), providers, now)
+        self._told = {}
         self._take(charge_pods(self.book, gpus.held(self._objects, now), gpus.prices(self._objects), now))
         self.book = charge_idle(self.book, gpus.reserved(self._objects), now)
         view = self._assess(found, now, before)
@@ -321,24 +317,6 @@ class Treasury:
                 found[key.supplier] = found.get(key.supplier, 0) + amount.tokens
         return found
 
-    def _look_at_providers(self, found: Round, providers: Mapping[str, ExternalProvider], now: datetime) -> None:
-        """How they do, and which are disabled from now on, or are not any more."""
-        moment, told, before = time.monotonic(), self._told, dict(self.guard.disabled)
-        self._told = {}
-        new = self.providers.note(
-            (Told(r.pod, r.page.process, r.page.samples, told[r.pod].errors) for r in found.readings), moment
-        )
-        self.first_tokens.note(
-            {(r.pod, r.page.process): told[r.pod].first_bytes for r in found.readings if r.page.process}, moment
-        )
-        self._tokens.note(self._tokens_by_provider(), moment)
-        self.guard.note(providers, new, now.timestamp())
-        for name in before.keys() | self.guard.disabled.keys():
-            held = self.guard.disabled.get(name)
-            if held != before.get(name):
-                words = held.message if held else "it answers again"
-                log.warning("provider", extra={"provider": name, "words": words})
-
     async def _vouched(self, found: Round, view: Money) -> Money:
         """The view, once the stored ledger knows all that its caps may let a gateway process have in flight: whoever
         leads after us charges one that dies by that. Where it cannot be stored, no cap grows."""
@@ -368,10 +346,10 @@ class Treasury:
             self._unread(found, known, now),
             now,
             self._settings.timing(),
-            {name: (held.most, held.message) for name, held in self.guard.disabled.items()},
+            self.providers.disabled,
             self._sums,
             leased(self.book, self._leases(), _pairs(moes)),
-            limited(providers, in_flight, self._tokens, self.book.learned),
+            limited(providers, in_flight, self.providers.tokens, self.book.learned),
         )
 
     async def _write_quietly(self, force: bool = False) -> None:

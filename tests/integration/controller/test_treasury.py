@@ -411,7 +411,7 @@ async def test_a_provider_without_money_gets_nothing_until_its_object_changes_an
         assert (one.view.caps[ZAI], one.view.stops) == (1, {})
         gateway.requests += 1
         await until(lambda: one.view.caps[ZAI] > 1)
-        assert one.guard.disabled == {}
+        assert one.providers.guard.disabled == {}
         assert (spent(one), estimated(one)) == (11 * EACH, Decimal(0)), "what was refused cost nothing"
 
 
@@ -477,7 +477,7 @@ async def test_a_new_leader_begins_with_a_trial_of_a_provider_that_was_disabled(
         await until(lambda: one.view.caps[ZAI] == 1)
         gateway.errors = {"quota": 5}
         await until(lambda: one.view.caps[ZAI] == 0)
-        assert one.guard.disabled["zai"].seconds == 60
+        assert one.providers.guard.disabled["zai"].seconds == 60
 
 
 async def rounds(one: Treasury, count: int) -> None:
