@@ -93,12 +93,13 @@ def test_what_is_known_of_a_disabled_provider(on_trial: bool, key_there: bool) -
         unwell=lambda: {"zai": (Reason.PROVIDER_ERRORS, "all fail")},
         error_rates=lambda: {"zai": 1.0},
     )
-    treasury: Any = SimpleNamespace(
-        missing_keys=frozenset() if key_there else frozenset({"zai"}),
-        providers=watch,
+    record = SimpleNamespace(
+        watch=watch,
         guard=SimpleNamespace(disabled={"zai": held}),
         first_tokens=SimpleNamespace(medians=lambda: {"zai": 0.5}),
     )
+    missing = frozenset() if key_there else frozenset({"zai"})
+    treasury: Any = SimpleNamespace(missing_keys=missing, providers=record)
     ads: Any = SimpleNamespace(missing_keys=lambda: ())
     mine._treasury, mine._ads, mine._settings = treasury, ads, OperatorSettings()
     health = mine._health(valid(ExternalProvider, {"zai": example("ExternalProvider", "zai")}))
