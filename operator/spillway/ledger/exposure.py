@@ -120,13 +120,17 @@ class _Provider:
         self.slots_usd = ZERO
         self._greatest_usd = ZERO
         self._window = window
-        self._per_minute: int | None = None
+        self._per_minute: int | None = 0
 
     def take(self, need: Need, usd: Decimal, window: Decimal) -> None:
         self.slots_usd += usd
         self._greatest_usd = max(self._greatest_usd, need.slot.greatest_usd)
         self._window = max(self._window, window)
-        self._per_minute = need.per_minute
+        # All of them say the same; if they did not, only the loosest would be sure, in any order.
+        if need.per_minute is None or self._per_minute is None:
+            self._per_minute = None
+        else:
+            self._per_minute = max(self._per_minute, need.per_minute)
 
     @property
     def usd(self) -> Decimal:

@@ -370,6 +370,16 @@ def test_the_order_of_needs_and_limits_does_not_matter(
     assert caps(shuffled_needs, shuffled_limits, TIMING) == caps(needs, limits, TIMING)
 
 
+def test_pairs_of_one_provider_that_disagree_on_its_limit_have_the_loosest_in_any_order() -> None:
+    strict, loose = (
+        Need(pair(name), CENT, 9, most=9, previous_cap=9, per_minute=limit_) for name, limit_ in (("a", 1), ("b", None))
+    )
+    tight = limit("0.20")
+    assert caps([strict, loose], [tight], TIMING) == caps([loose, strict], [tight], TIMING)
+    free = [replace(one, per_minute=None) for one in (strict, loose)]
+    assert caps([strict, loose], [tight], TIMING) == caps(free, [tight], TIMING)
+
+
 @given(needs_, limits_)
 def test_suspension_stops_everything(needs: list[Need], limits: list[Limit]) -> None:
     stop = Limit("stop", "", frozenset({"chat", "search"}), Decimal(0), Decimal(0), suspended=True)
