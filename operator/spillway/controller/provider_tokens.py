@@ -13,10 +13,11 @@ from spillway.api import ExternalProvider
 from spillway.gateway.share import share
 from spillway.ledger import Pair, ProviderModel
 from spillway.ledger.book import Learned
+from spillway.observe.demand import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS
 
 WINDOW_SECONDS = 60.0
-PRIOR_TOKENS = 1400.0
-"""Of a request before the first answer: the means that demand starts from, 1200 and 200."""
+PRIOR_TOKENS = PRIOR_INPUT_TOKENS + PRIOR_OUTPUT_TOKENS
+"""Of a request before the first answer: the means that demand starts from."""
 
 
 class TokensLately:

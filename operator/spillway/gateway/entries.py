@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 MOST_TOKENS = 10_485_760
-"""What the API takes as a contextLength at most: more in one request is no count of tokens."""
+"""What the API takes as a contextLength at most: more in one request is no count of tokens. One number that is negative
+or beyond 64 bits would turn a counter back or around, and the ledger could charge nothing on it ever after."""
 _NUMBERS = (
     "prompt",
     "completion",

@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from spillway.gateway import names
 from spillway.gateway.desired import Egress, GatewayNode
+from spillway.gateway.entries import MOST_TOKENS
 from spillway.gateway.messages import Fields, typed, typed_struct
 
 _NAMESPACE = "spillway"
 _LARGEST_EVENT_BYTES = 1 << 20
-_MOST_TOKENS = 10_485_760
-"""What the API takes as a contextLength at most: more in one request is no count of tokens. One number that is negative
-or beyond 64 bits would turn a counter back or around, and the ledger could charge nothing on it ever after."""
 
 # OpenAI: chat, completions and embeddings say prompt/completion, responses say input/output (streamed: in `response`).
 _USAGE: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -65,26 +63,26 @@ def _rule(path: tuple[str, ...], target: Mapping[str, str]) -> Fields:
 def egress_log(egress: Egress, node: GatewayNode) -> list[Fields]:
     """Counters per (deployment, provider, model, outcome), and an entry of the log by the same conditions, at the end
     of each attempt that was sent out. Usage counts by the price tier that its prompt falls in."""
-    tags = {
+    pair = {
         "deployment": "%METADATA(ROUTE:spillway:deployment)%",
         "provider": _plain(egress.provider),
         "model": _plain(egress.model),
         "process": _plain(node.process),
     }
-    sent = [
-        _counter("egress_request_bytes", tags, "%BYTES_RECEIVED%"),
-        _counter("egress_response_bytes", tags, "%BYTES_SENT%"),
-    ]
-    tokens = [_counter(f"egress_{key}_tokens", tags, f"%DYNAMIC_METADATA({_NAMESPACE}:{key})%") for key in _TOKENS]
-    requests = _counter("egress_requests", tags)
 
-    def log(outcome: str, when: str, counters: Sequence[Fields]) -> list[Fields]:
-        tagged = [_tagged(counter, "outcome", outcome) for counter in counters]
-        return [{**one, "filter": _expression(when)} for one in (_stats(tagged), _detail(tags, outcome))]
+    def log(outcome: str, when: str, counted: Sequence[str] = ()) -> list[Fields]:
+        tags = {**pair, "outcome": outcome}
+        counters = [
+            _counter("egress_requests", tags),
+            *(_counter(f"egress_{key}_tokens", tags, f"%DYNAMIC_METADATA({_NAMESPACE}:{key})%") for key in counted),
+            _counter("egress_request_bytes", tags, "%BYTES_RECEIVED%"),
+            _counter("egress_response_bytes", tags, "%BYTES_SENT%"),
+        ]
+        return [{**one, "filter": _expression(when)} for one in (_stats(counters), _detail(tags))]
 
     # Lua has set every count to a number, and so these comparisons cannot fail; nor does one without "spillway" match.
     possible = _all(
-        f"{_of('prompt')} >= 1.0", *(f"{_of(key)} >= 0.0 && {_of(key)} < {_MOST_TOKENS}.0" for key in _TOKENS)
+        f"{_of('prompt')} >= 1.0", *(f"{_of(key)} >= 0.0 && {_of(key)} < {MOST_TOKENS}.0" for key in _TOKENS)
     )
     believed = _all(
         "response.flags == 0",
@@ -94,25 +92,23 @@ def egress_log(egress: Egress, node: GatewayNode) -> list[Fields]:
     )
     seen = f"{_of('outcome')} == 'metered'"
     logs = []
-    for above, below in zip((0, *egress.tiers), (*egress.tiers, _MOST_TOKENS), strict=True):
+    for above, below in zip((0, *egress.tiers), (*egress.tiers, MOST_TOKENS), strict=True):
         within = f"{_of('prompt')} > {above}.0 && {_of('prompt')} <= {below}.0"
         tier = f":{above}" if above else ""
-        counters = [requests, *tokens, *sent]
-        logs += log(f"metered{tier}", _all(seen, possible, within, believed), counters)
-        logs += log(f"doubtful{tier}", _all(seen, possible, within, f"!({believed})"), counters)
+        logs += log(f"metered{tier}", _all(seen, possible, within, believed), _TOKENS)
+        logs += log(f"doubtful{tier}", _all(seen, possible, within, f"!({believed})"), _TOKENS)
     missing = f"{_of('outcome')} == 'unmetered' || ({seen} && !({possible}))"
-    logs += log("unmetered", missing, [requests, *sent])
+    logs += log("unmetered", missing)
     for why in ("unanswered", "refused"):
-        logs += log(why, f"{_of('outcome')} == '{why}'", [requests, *sent])
+        logs += log(why, f"{_of('outcome')} == '{why}'")
     return logs
 
 
-def _detail(tags: Mapping[str, str], outcome: str) -> Fields:
+def _detail(tags: Mapping[str, str]) -> Fields:
     """One entry of the attempt for the leader, by the connection of ADS: with these attributes and nothing else. What
     cannot be sent is dropped: it waits for nobody, and no request for it."""
     attributes = {
         **tags,
-        "outcome": outcome,
         **{key: f"%DYNAMIC_METADATA({_NAMESPACE}:{key})%" for key in _TOKENS},
         "request_bytes": "%BYTES_RECEIVED%",
         "response_bytes": "%BYTES_SENT%",
@@ -193,11 +189,6 @@ def _has(key: str, regex: str = ".+") -> Fields:
 def _counter(name: str, tags: Mapping[str, str], value_format: str | None = None) -> Fields:
     value = {"value_format": value_format} if value_format else {"value_fixed": "1"}
     return {"stat": _stat(name, tags), **value}
-
-
-def _tagged(counter: Fields, tag: str, value: str) -> Fields:
-    stat = counter["stat"]
-    return {**counter, "stat": {**stat, "tags": [*stat["tags"], {"name": tag, "value_format": value}]}}
 
 
 def _stat(name: str, tags: Mapping[str, str]) -> Fields:

@@ -223,7 +223,7 @@ def _amount(price: Price, learned: Learned | None, delta: Counts, of: Counter) -
     if of.outcome == "doubtful":
         rates = price.of_tier(of.tier)
         # Cached tokens beyond the prompt: this provider counts them apart from it.
-        prompt_tokens += max(0, delta.cached_tokens + delta.cache_write_tokens - prompt_tokens)
+        prompt_tokens = max(prompt_tokens, delta.cached_tokens + delta.cache_write_tokens)
         completion_tokens = max(completion_tokens, by_bytes[1])
     else:
         rates = price.dearest(delta.request_bytes)  # no prompt of theirs had more tokens than all of them bytes

@@ -9,18 +9,9 @@ from typing import Any
 
 from spillway.controller.adjustment_watch import AdjustmentWatch
 from spillway.ledger import Book, Settled, Settlement
+from tests.unit.ledger.ledgers import ENTRY
 
 NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
-ENTRY = {
-    "day": "2026-11-26",
-    "namespace": "chat",
-    "deployment": "glm-5",
-    "provider": "zai",
-    "model": "glm-5",
-    "usd": "-1.77",
-    "reason": "invoice 4711",
-    "by": "ada",
-}
 
 
 class Events:

@@ -1,4 +1,4 @@
-"""Books of realistic size for the tests of the store."""
+"""What several tests of the ledger need: books of realistic size, a request to adjust."""
 
 from __future__ import annotations
 
@@ -7,6 +7,18 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from spillway.ledger.book import Amount, Book, Entry, Key, add
+
+ENTRY = {
+    "day": "2026-11-26",
+    "namespace": "chat",
+    "deployment": "glm-5",
+    "provider": "zai",
+    "model": "glm-5",
+    "usd": "-1.77",
+    "reason": "invoice 4711",
+    "by": "ada",
+}
+"""A request to adjust, as people write it into ConfigMap `spillway-adjustments`."""
 
 
 def busy_book(deployments: int, now: datetime, days: int = 45) -> Book:

@@ -14,17 +14,8 @@ from hypothesis import strategies as st
 from spillway.ledger import Amount, Book, Key, settle
 from spillway.ledger.adjustment import FIELDS, Adjustment, BadAdjustment, parse
 from spillway.ledger.book import Entry, add
+from tests.unit.ledger.ledgers import ENTRY
 
-ENTRY = {
-    "day": "2026-11-26",
-    "namespace": "chat",
-    "deployment": "glm-5",
-    "provider": "zai",
-    "model": "glm-5",
-    "usd": "-1.77",
-    "reason": "invoice 4711",
-    "by": "ada",
-}
 NESTED = ("usd", "by", "reason", "model", "provider", "deployment", "namespace")
 LAUGHS = "day: 2026-11-26\nto: &x0 [lol]\n" + "\n".join(
     f"{name}: &x{n + 1} [{', '.join([f'*x{n}'] * 20)}]" for n, name in enumerate(NESTED)
