@@ -234,6 +234,24 @@ class Stage:
         self.cluster.heal()
         for name in self.cluster.providers:
             self.cluster.provider_faults(name, mode="ok")
+        self._replace_restarted()
+
+    def _replace_restarted(self) -> None:
+        """New pods for those of Spillway's that were killed: before each further start of the same pod a kubelet waits
+        longer, up to five minutes, and the next scenario would have no operator."""
+
+        def restarted() -> list[str]:
+            pods = self.objects("pods", SYSTEM_NAMESPACE, "app.kubernetes.io/part-of=spillway")
+            return [
+                pod["metadata"]["name"]
+                for pod in pods
+                if any(c["restartCount"] for c in pod.get("status", {}).get("containerStatuses", []))
+            ]
+
+        if names := restarted():
+            self.cluster.kubectl("delete", "pods", *names, "-n", SYSTEM_NAMESPACE, "--wait=false")
+            self.wait("the killed pods gone", lambda: not restarted(), 120)
+            self.cluster.wait_for_operator()
 
     def spillway(self, *arguments: str) -> str:
         """What the command says, as administrator; a failure raises RuntimeError with its words."""

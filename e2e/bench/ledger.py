@@ -1,4 +1,5 @@
-"""What a busy ledger costs the leader: a look at all budgets by sums that follow the book, adding all up, a write.
+"""What a busy ledger costs the leader: a look at all budgets by sums that follow the book, adding all up, a write, and
+what a new leader needs to read it.
 
 `python -m e2e.bench.ledger` prints JSON. Every deployment spends on one provider and one pool in each quarter-hour of
 45 days, so that this is the most that there can be; 20 policies have a day and a month each.
@@ -7,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import random
 import statistics
@@ -17,31 +19,63 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from spillway.ledger import Amount, Book, Budget, Key, Policy, Sums, fold, statement, total
-from spillway.ledger.book import Entry, add
-from spillway.ledger.store import pack
+from spillway.ledger import Amount, Book, Budget, Key, Pair, Policy, Process, Sums, fold, statement, total
+from spillway.ledger.book import (
+    BURN_MINUTES,
+    QUARTER_SECONDS,
+    QUARTERS_PER_DAY,
+    Counter,
+    Counts,
+    Entry,
+    PodMark,
+    Span,
+    Watermark,
+    add,
+    coarse_span,
+)
+from spillway.ledger.pages import unpacked
+from spillway.ledger.stored import PACKED_KEY, PLACES, Content, Stored, laid_out, pack, unpack
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
-DAYS, TEAMS, LOOKS, SEED = 45, 20, 10, 7
+DAYS, TEAMS, GATEWAYS, LOOKS, SEED = 45, 20, 2, 10, 7
 
 
 def busy(deployments: int) -> Book:
     """The book of so many deployments, folded as it is stored."""
-    dice, book = random.Random(SEED), Book()
+    dice = random.Random(SEED)
     names = [(f"team-{number % TEAMS}", f"model-{number}") for number in range(deployments)]
     keys = [Key(*name, "external", "zai", "glm-5") for name in names]
     keys += [Key(*name, "gpu", "blackwell-b200", "glm-5") for name in names]
-    for day in reversed(range(DAYS)):
-        moments = [NOW - timedelta(days=day, minutes=15 * quarter) for quarter in reversed(range(96))]
-        entries = [
-            Entry(
-                int(moment.timestamp()), key, Amount(Decimal(dice.randrange(10**9)).scaleb(-8), dice.randrange(10**6))
+    last = int(NOW.timestamp()) // QUARTER_SECONDS
+    spans = {coarse_span(Span(last - n, 1), NOW) for n in reversed(range(DAYS * QUARTERS_PER_DAY))}
+    now = int(NOW.timestamp())
+    book = Book(
+        spans={
+            span: {key: Amount(Decimal(dice.randrange(10**9)).scaleb(-8), dice.randrange(10**6)) for key in keys}
+            for span in sorted(spans)
+        },
+        gateways={
+            Process(f"spillway-gateway-{n}", f"life-{n}"): Watermark(
+                NOW,
+                {
+                    Counter(*name, "zai", "glm-5", outcome): Counts(*(dice.randrange(10**8) for _ in range(6)))
+                    for name in names
+                    for outcome in ("metered", "doubtful", "refused")
+                },
             )
-            for moment in moments
+            for n in range(GATEWAYS)
+        },
+        caps={
+            Process(f"spillway-gateway-{n}", f"life-{n}"): {Pair(*name, "zai", "glm-5"): 16 for name in names}
+            for n in range(GATEWAYS)
+        },
+        pods={
+            f"{dice.getrandbits(128):032x}": PodMark(key, 8, Decimal("4.20"), 60, now - 9_000, now - 9_000, now)
             for key in keys
-        ]
-        book = fold(add(book, entries, int(NOW.timestamp())), NOW)
-    return book
+            if key.source == "gpu"
+        },
+    )
+    return grown(book)
 
 
 def policies() -> list[Policy]:
@@ -50,10 +84,11 @@ def policies() -> list[Policy]:
 
 
 def grown(book: Book) -> Book:
-    """Two seconds later: everybody has spent."""
-    keys = {key for bucket in list(book.spans.values())[-1:] for key in bucket}
-    return add(book, [Entry(int(NOW.timestamp()), key, Amount(Decimal("0.01"), 100)) for key in sorted(keys)],
-               int(NOW.timestamp()))  # fmt: skip
+    """Everybody has spent in each of the last minutes."""
+    keys = sorted({key for bucket in list(book.spans.values())[-1:] for key in bucket})
+    seconds = int(NOW.timestamp())
+    last = (Entry(seconds - 60 * n, key, Amount(Decimal("0.01"), 100)) for n in range(BURN_MINUTES) for key in keys)
+    return add(book, last, seconds)
 
 
 def milliseconds(work: Callable[[], Any]) -> float:
@@ -70,21 +105,64 @@ def measured(deployments: int) -> dict[str, Any]:
         book = grown(book)
         following.append(milliseconds(lambda: [statement(book, policy, NOW, sums) for policy in own]))  # noqa: B023
         anew.append(milliseconds(lambda: total(book)))  # noqa: B023
-    packed = pack(book)
     return {
         "deployments": deployments,
         "amounts": sum(len(bucket) for bucket in book.spans.values()),
         "firstLookMs": round(first, 1),
         "lookMs": round(statistics.median(following), 1),
         "addedUpOnceMs": round(statistics.median(anew), 1),
-        "writeMs": round(statistics.median(milliseconds(lambda: pack(book)) for _ in range(3)), 1),
-        "objectBytes": len(packed) if isinstance(packed, bytes) else None,
+        **stored(book),
     }
+
+
+def stored(book: Book) -> dict[str, Any]:
+    """A write while the quarter lasts, the one at its end, and reading it all: in milliseconds, with the bytes."""
+    if (content := pack(book)) is not None:
+        return {
+            "writeMs": typical(lambda: pack(book)),
+            "readMs": typical(lambda: unpack(kept(content))),
+            "objectBytes": size(content),
+            "pages": 0,
+        }
+    none = [0] * len(PLACES)
+    began = time.perf_counter()
+    layout = laid_out(fold(book, NOW), NOW, {}, none)
+    first, following = time.perf_counter() - began, grown(layout.book)
+    used = [sum(len(p.packed) for ref, p in layout.pages.items() if ref.place == n) for n in range(len(PLACES))]
+    later = NOW + timedelta(minutes=15)
+    closing = laid_out(fold(following, later), later, layout.pages, used)
+    new = closing.pages.keys() - layout.pages.keys()
+    texts = {ref: page.text for ref, page in layout.pages.items()}
+    return {
+        "amountsStored": sum(len(bucket) for bucket in layout.book.spans.values()),
+        "writeMs": typical(lambda: laid_out(fold(following, NOW), NOW, layout.pages, used)),
+        "quarterMs": typical(lambda: laid_out(fold(following, later), later, layout.pages, used)),
+        "quarterPages": len(new),
+        "quarterObjects": len({ref.place for ref in new}),
+        "splitMs": round(first * 1000),
+        "readMs": typical(lambda: [unpacked(ref, {ref.name: text}, "") for ref, text in texts.items()]),
+        "objectBytes": size(layout.content),
+        "pages": len(layout.pages),
+        "pageBytes": sum(used),
+        "pageObjects": sum(held > 0 for held in used),
+    }
+
+
+def kept(content: Content) -> Stored:
+    return Stored(content, {}) if isinstance(content, dict) else Stored({}, {PACKED_KEY: base64.b64encode(content)})
+
+
+def size(content: Content) -> int:
+    return len(content) if isinstance(content, bytes) else sum(len(text.encode()) for text in content.values())
+
+
+def typical(work: Callable[[], Any]) -> float:
+    return round(statistics.median(milliseconds(work) for _ in range(3)), 1)
 
 
 def main() -> int:
     line = argparse.ArgumentParser(prog="bench-ledger", description=__doc__.split("\n")[0] if __doc__ else "")
-    line.add_argument("--deployments", type=int, nargs="+", default=[1, 20, 70], help="that spend around the clock")
+    line.add_argument("--deployments", type=int, nargs="+", default=[1, 70, 1000], help="that spend around the clock")
     print(json.dumps([measured(n) for n in line.parse_args().deployments], indent=1))
     return 0
 

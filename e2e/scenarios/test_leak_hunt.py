@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 import urllib.request
@@ -16,7 +17,7 @@ from e2e.load.generator import Target
 from e2e.load.schedule import Schedule
 from e2e.load.summary import Record
 from e2e.stage import PROVIDER_MODELS, BackgroundLoad, Stage
-from spillway.ledger.store import unpack
+from spillway.ledger.stored import Stored, read
 
 SECONDS = 85.0
 CLIENTS = 200
@@ -145,11 +146,15 @@ def at_rest(play: Stage, namespace: str) -> tuple[Decimal, Decimal] | None:
 
 
 def booked(play: Stage, namespace: str) -> tuple[Decimal, Decimal]:
-    found = play.get("configmap", "spillway-ledger", SYSTEM_NAMESPACE) or {}
-    book = unpack(found.get("data"), found.get("binaryData"))
+    async def get(name: str) -> Stored | None:
+        stored = play.get("configmap", name, SYSTEM_NAMESPACE)
+        return Stored(stored.get("data") or {}, stored.get("binaryData") or {}) if stored else None
+
+    found = asyncio.run(read(get, SYSTEM_NAMESPACE))
+    assert found is not None, "there is a ledger"
     external = [
         a
-        for span in book.spans.values()
+        for span in found.book.spans.values()
         for key, a in span.items()
         if key.namespace == namespace and key.source == "external"
     ]

@@ -17,6 +17,7 @@ from e2e.packaging.render import BASE, dump_all, render
 from spillway.controller.certificates import AUTHORITY
 from spillway.controller.certificates import GATEWAY as CERTIFICATES
 from spillway.controller.recollection import POOLS, SLOTS
+from spillway.ledger.stored import NAME, PLACES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SYSTEM, MODELS = "spillway-system", "chat"
@@ -93,8 +94,7 @@ NEEDED = [
     Ask("update", "leases.coordination.k8s.io", SYSTEM, "spillway-operator"),
     # ledger/store.py and controller/recollection.py
     Ask("create", "configmaps", SYSTEM),
-    Ask("get", "configmaps", SYSTEM, "spillway-ledger"),
-    Ask("update", "configmaps", SYSTEM, "spillway-ledger"),
+    *(Ask(verb, "configmaps", SYSTEM, name) for name in (NAME, *PLACES) for verb in ("get", "update")),
     *(Ask(verb, "configmaps", SYSTEM, name) for name in (POOLS, *SLOTS) for verb in ("get", "patch")),
     # controller/certificates.py
     *(Ask(verb, "secrets", SYSTEM, name) for name in (AUTHORITY, CERTIFICATES) for verb in ("get", "update")),
@@ -305,11 +305,11 @@ def test_the_platform_teams_role_is_nobodys_by_default(plane: ControlPlane) -> N
 
 def test_whoever_checks_invoices_may_ask_and_cannot_write_the_ledger(plane: ControlPlane) -> None:
     may = [
-        Ask("get", "configmaps", SYSTEM, "spillway-ledger"),
+        *(Ask("get", "configmaps", SYSTEM, name) for name in (NAME, *PLACES)),
         *(Ask(verb, "configmaps", SYSTEM, "spillway-adjustments") for verb in ("get", "patch")),
     ]
     may_not = [
-        *(Ask(verb, "configmaps", SYSTEM, "spillway-ledger") for verb in ("update", "patch", "delete")),
+        *(Ask(v, "configmaps", SYSTEM, name) for name in (NAME, PLACES[0]) for v in ("update", "patch", "delete")),
         *(Ask(verb, "configmaps", SYSTEM, "spillway-adjustments") for verb in ("create", "delete")),
         *(Ask(verb, "configmaps", SYSTEM) for verb in ("get", "list", "create")),
         Ask("get", "configmaps", SYSTEM, "spillway-memory"),

@@ -18,9 +18,9 @@ from rich.text import Text
 
 from spillway.act.kube import Kube, KubeError, path
 from spillway.cli.connection import NoCluster, cluster
-from spillway.ledger import Book, CorruptLedger, UnknownTimeZone
+from spillway.ledger import Book, CorruptLedger, UnknownTimeZone, stored
 from spillway.ledger.bill import COLUMNS, Column, Row, months_cut, rows, total
-from spillway.ledger.store import NAME, unpack
+from spillway.ledger.stored import Stored
 from spillway.ledger.zones import zone_of
 
 Format = Literal["table", "csv", "json", "focus"]
@@ -118,20 +118,27 @@ class Unreadable(Exception):
 async def read(kube: Kube, namespace: str) -> Book:
     """The stored book: at most ten seconds old while API money flows, a minute otherwise. Raises Unreadable,
     CorruptLedger, OSError."""
-    try:
-        found = await kube.request("GET", path("v1", "ConfigMap", namespace, NAME))
-    except KubeError as error:
-        if error.status == 404:
-            raise Unreadable(
-                f"there is no ledger in namespace {namespace}: nothing was spent, or --operator-namespace is another"
-            ) from error
-        if error.status == 403:
-            raise Unreadable(
-                f"your account may not read ConfigMap {namespace}/{NAME}: ask for the Role that docs/platform.md has "
-                "under 'Who may read the bill'"
-            ) from error
-        raise Unreadable(error.message or str(error)) from error
-    return unpack(found.get("data"), found.get("binaryData"))
+
+    async def get(name: str) -> Stored | None:
+        try:
+            found = await kube.request("GET", path("v1", "ConfigMap", namespace, name))
+        except KubeError as error:
+            if error.status == 404:
+                return None
+            if error.status == 403:
+                raise Unreadable(
+                    f"your account may not read ConfigMap {namespace}/{name}: ask for the Role that docs/platform.md "
+                    "has under 'Who may read the bill'"
+                ) from error
+            raise Unreadable(error.message or str(error)) from error
+        return Stored(found.get("data") or {}, found.get("binaryData") or {})
+
+    found = await stored.read(get, namespace)
+    if found is None:
+        raise Unreadable(
+            f"there is no ledger in namespace {namespace}: nothing was spent, or --operator-namespace is another"
+        )
+    return found.book
 
 
 def columns_of(text: str) -> tuple[Column, ...]:

@@ -46,8 +46,9 @@ from spillway.ledger import (
 )
 from spillway.ledger.detail import Detail, Metered, requests_charged
 from spillway.ledger.external import Outcome
-from spillway.ledger.reader import GatewayPod, Page, Reader, ReadingFailed, Round
+from spillway.ledger.reader import READ_SECONDS, GatewayPod, Page, Reader, ReadingFailed, Round
 from spillway.ledger.store import LedgerConflict, LedgerGone, LedgerStore, due
+from spillway.ledger.stored import LedgerTooLarge
 from spillway.observe import gpus, money
 from spillway.observe.money import Money
 from spillway.observe.objects import Objects
@@ -126,13 +127,13 @@ class Treasury:
         # What a leader before us let out is not known: until the first round, nothing new is allowed.
         self._written_at = datetime.now(UTC) if stored is not None else None
 
-    async def run(self, stopped: asyncio.Event) -> None:
-        """Read every two seconds until stopped, then write the last state."""
+    async def run(self, stopped: asyncio.Event, interval_seconds: float = READ_SECONDS) -> None:
+        """Read each interval until stopped, then write the last state."""
         async with aiohttp.ClientSession() as session:
             self._session = session
-            reader = Reader(self._fetch, self._gateways, self._round, lambda: datetime.now(UTC))
+            reader = Reader(self._fetch, self._gateways, self._round, lambda: datetime.now(UTC), interval_seconds)
             await reader.run(stopped)
-        await self.write(force=True)
+        await self._write_quietly(force=True)
 
     async def write(self, force: bool = False) -> None:
         """Store the book if it changed and a write is due."""
@@ -358,6 +359,8 @@ class Treasury:
             await self.write(force)
         except (ApiException, OSError, TimeoutError) as error:
             log.warning("the ledger could not be written yet", extra={"error": str(error)[:200]})
+        except LedgerTooLarge as error:
+            log.error("the ledger cannot be written", extra={"error": str(error)})
 
     def _take(self, charged: Charged) -> None:
         self.book = charged.book

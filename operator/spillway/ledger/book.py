@@ -343,22 +343,25 @@ def coarse_span(span: Span, now: datetime, quarters: int = 1) -> Span:
 
 def fold(book: Book, now: datetime, quarters: int = 1) -> Book:
     """The book with old buckets made coarser and those older than 13 months dropped, and what was settled before.
-    Totals stay the same."""
-    spans: dict[Span, dict[Key, Amount]] = {}
-    changed = False
-    for span, bucket in book.spans.items():
-        if now - span.begins > timedelta(days=MONTHS_KEPT_DAYS + 31):
-            changed = True
-            continue
-        target = coarse_span(span, now, quarters)
-        changed = changed or target != span
-        merged = spans.setdefault(target, {})
-        for key, amount in bucket.items():
-            merged[key] = merged[key] + amount if key in merged else amount
+    Totals stay the same; a bucket that stays where it is stays the same object."""
     settled = {ref: one for ref, one in book.adjustments.items() if now - one.at <= SETTLED_KEPT}
     if len(settled) < len(book.adjustments):
         book = replace(book, adjustments=settled)
-    return replace(book, spans=spans) if changed else book
+    kept = [span for span in book.spans if now - span.begins <= timedelta(days=MONTHS_KEPT_DAYS + 31)]
+    targets = {span: coarse_span(span, now, quarters) for span in kept}
+    merging = {target for span, target in targets.items() if target != span}
+    if not merging and len(kept) == len(book.spans):
+        return book
+    spans: dict[Span, Mapping[Key, Amount]] = {}
+    merged: dict[Span, dict[Key, Amount]] = {}
+    for span, target in targets.items():
+        if target not in merging:
+            spans[span] = book.spans[span]
+            continue
+        into = merged.setdefault(target, {})
+        for key, amount in book.spans[span].items():
+            into[key] = into[key] + amount if key in into else amount
+    return replace(book, spans={**spans, **merged})
 
 
 def _month_boundary(day_quarter: int) -> bool:

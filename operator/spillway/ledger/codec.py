@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from .adjustment import NAMES, Adjustment, Settled
 from .book import (
@@ -30,6 +30,8 @@ from .book import (
 from .price import Price, Rates, Tier
 
 VERSION: Final = 1
+PAGED_VERSION: Final = 2
+"""Of a ledger whose closed time lies in pages: those who know of none must not take what is left for all of it."""
 CORRECTION: Final = re.compile(r"(.*) \(adjustment ([-._a-zA-Z0-9]+)\)", re.DOTALL)
 """A correction's model and id, as a key has them: operators of before take it for another model and keep it."""
 
@@ -40,8 +42,16 @@ class CorruptLedger(Exception):
     """What is stored is not a ledger this version can read. Never treat it as empty: that would forget spent money."""
 
 
-def encode(book: Book) -> str:
-    """Compact JSON, equal for equal books: names stand once in `keys` and `counters`, rows refer to them by index."""
+class PageRef(NamedTuple):
+    """Where a page lies: the number of its object, and its name there, which is the digest of what it holds."""
+
+    place: int
+    name: str
+
+
+def encode(book: Book, pages: Sequence[PageRef] = ()) -> str:
+    """Compact JSON, equal for equal books: names stand once in `keys` and `counters`, rows refer to them by index.
+    `pages` hold the rest of the book's time."""
     keys = sorted(
         {key for bucket in book.spans.values() for key in bucket}
         | {key for bucket in book.minutes.values() for key in bucket}
@@ -50,8 +60,8 @@ def encode(book: Book) -> str:
     counters = sorted({counter for mark in book.gateways.values() for counter in mark.counts})
     key_index = {key: index for index, key in enumerate(keys)}
     counter_index = {counter: index for index, counter in enumerate(counters)}
-    document = {
-        "version": VERSION,
+    document: dict[str, Any] = {
+        "version": PAGED_VERSION if pages else VERSION,
         "keys": [_key_row(key) for key in keys],
         "counters": [_counter_row(counter) for counter in counters],
         "spans": [
@@ -107,20 +117,31 @@ def encode(book: Book) -> str:
             [pool, m.gpus, str(m.usd_per_gpu_hour), m.until, m.gpu_seconds] for pool, m in sorted(book.idle.items())
         ],
     }
+    if pages:
+        document["pages"] = sorted(pages)
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def decode(text: str) -> Book:
-    """The book that `encode` wrote. Raises `CorruptLedger` for anything else, in words."""
+    """The book that `encode` wrote without pages. Raises `CorruptLedger` for anything else, in words."""
+    book, pages = decode_paged(text)
+    if pages:
+        raise CorruptLedger("a part of this ledger lies in pages, which have none themselves")
+    return book
+
+
+def decode_paged(text: str) -> tuple[Book, tuple[PageRef, ...]]:
+    """The book that `encode` wrote, but for what lies in the pages that are named. Raises `CorruptLedger`."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CorruptLedger(f"the ledger is not JSON: {error}") from error
     version = document.get("version") if isinstance(document, dict) else None
-    if version != VERSION:
-        raise CorruptLedger(f"the ledger has version {version!r}, this operator reads version {VERSION}")
+    if version not in (VERSION, PAGED_VERSION):
+        raise CorruptLedger(f"the ledger has version {version!r}, this operator reads versions 1 and 2")
     try:
-        return _book(document)
+        pages = tuple(PageRef(_whole(n), _text(name)) for n, name in document["pages"]) if version != VERSION else ()
+        return _book(document), pages
     except (KeyError, IndexError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise CorruptLedger(f"the ledger's content is damaged: {type(error).__name__}: {error}") from error
 

@@ -1,11 +1,12 @@
-"""The one ledger object: a ConfigMap that holds spend and watermarks in one write, guarded by its resourceVersion."""
+"""Keeps the ledger on the API server. Only the leader writes; every write must follow the version last seen."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import gzip
-import zlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -13,18 +14,15 @@ from typing import TYPE_CHECKING, Final
 from kubernetes.aio.client import ApiException, V1ConfigMap, V1ObjectMeta
 
 from .book import Book, fold
-from .codec import CorruptLedger, decode, encode
+from .codec import PageRef
+from .pages import Page
+from .stored import NAME, OBJECT_BYTES, PACKED_KEY, PLACES, Content, Layout, Stored, laid_out, pack, read
 
 if TYPE_CHECKING:
     from kubernetes.aio.client import CoreV1Api
 
-NAME: Final = "spillway-ledger"
-PLAIN_KEY: Final = "ledger.json"
-PACKED_KEY: Final = "ledger.json.gz"
-PLAIN_BYTES: Final = 64 * 1024
-"""Up to this size the object stays readable with kubectl; beyond it is compressed."""
-OBJECT_BYTES: Final = 1_000_000
-"""The API server takes 1 MiB (1,048,576 bytes) of data in a ConfigMap."""
+log = logging.getLogger(__name__)
+
 FLOWING_SECONDS: Final = 10
 IDLE_SECONDS: Final = 60
 
@@ -41,10 +39,6 @@ class LedgerGone(LedgerConflict):
     """Somebody deleted the object. Loading would give nothing: write the book in hand again, which creates it anew."""
 
 
-class LedgerTooLarge(Exception):
-    """The book does not fit into one object although it has been folded."""
-
-
 def due(now: datetime, last_written: datetime | None, flowing: bool) -> bool:
     """Whether a changed book should be written now: 10 s after the last write while external money flows, else 60 s."""
     if last_written is None:
@@ -52,102 +46,148 @@ def due(now: datetime, last_written: datetime | None, flowing: bool) -> bool:
     return now - last_written >= timedelta(seconds=FLOWING_SECONDS if flowing else IDLE_SECONDS)
 
 
-def pack(book: Book, limit_bytes: int = OBJECT_BYTES) -> dict[str, str] | bytes | None:
-    """The book as readable data, as compressed bytes, or None where it fits neither way."""
-    text = encode(book)
-    raw = text.encode()
-    if len(raw) <= min(PLAIN_BYTES, limit_bytes):
-        return {PLAIN_KEY: text}
-    packed = gzip.compress(raw, mtime=0)
-    return packed if len(packed) <= limit_bytes else None
+@dataclass
+class _Place:
+    """An object of pages as it was last seen. `version` is None where there is none."""
 
+    version: str | None = None
+    texts: Mapping[str, str | bytes] = field(default_factory=dict)  # base64, by name
 
-def unpack(data: dict[str, str] | None, binary_data: dict[str, str | bytes] | None) -> Book:
-    """The book in a ConfigMap's data. Raises `CorruptLedger` where there is none or it is damaged."""
-    if data and PLAIN_KEY in data:
-        return decode(data[PLAIN_KEY])
-    if binary_data and PACKED_KEY in binary_data:
-        try:
-            text = gzip.decompress(base64.b64decode(binary_data[PACKED_KEY], validate=True)).decode()
-        except (ValueError, EOFError, OSError, zlib.error) as error:
-            raise CorruptLedger(f"{PACKED_KEY} cannot be unpacked: {error}") from error
-        return decode(text)
-    raise CorruptLedger(f"the object has neither {PLAIN_KEY} nor {PACKED_KEY}")
+    @property
+    def size(self) -> int:
+        return sum(len(text) * 3 // 4 for text in self.texts.values())
 
 
 class LedgerStore:
-    """Loads and writes the ledger object. Only the leader writes; every write must follow the version last seen."""
+    """Loads and writes the ledger object, and the pages that it names."""
 
-    def __init__(self, api: CoreV1Api, namespace: str, name: str = NAME, limit_bytes: int = OBJECT_BYTES) -> None:
+    def __init__(self, api: CoreV1Api, namespace: str, limit_bytes: int = OBJECT_BYTES) -> None:
         self._api = api
         self._namespace = namespace
-        self._name = name
         self._limit_bytes = limit_bytes
         self._version: str | None = None
+        self._pages: Mapping[PageRef, Page] = {}  # that the stored ledger names
+        self._places: list[_Place] | None = None  # None: look first
 
     async def load(self) -> Book | None:
         """The stored book, or None where no object exists (a first start: the caller says so aloud).
 
         Raises `CorruptLedger` where the object cannot be read, and the API's own errors.
         """
+        self._version, self._pages, self._places = None, {}, None
+        found = await read(self._get, self._namespace)
+        if found is None:
+            return None
+        self._pages = found.pages
+        return found.book
+
+    async def write(self, book: Book, now: datetime) -> Book:
+        """Store the book and return it as stored: old buckets folded, further where they are very many.
+
+        Raises `LedgerConflict` where an object is not the one last seen, and `LedgerTooLarge`.
+        """
+        # In a thread: a large ledger takes a second, and who holds the lease must say so meanwhile.
+        folded = await asyncio.to_thread(fold, book, now)
+        content = None if self._pages else await asyncio.to_thread(pack, folded, self._limit_bytes)
+        if content is not None:
+            layout = Layout(folded, content)
+        else:
+            places = await self._look()
+            used = [place.size for place in places]
+            layout = await asyncio.to_thread(laid_out, folded, now, self._pages, used, self._limit_bytes)
+            await self._add(layout.pages, places)
+        await self._put_ledger(layout.content)
+        self._pages = layout.pages
+        await self._sweep()
+        return layout.book
+
+    async def _add(self, pages: Mapping[PageRef, Page], places: Sequence[_Place]) -> None:
+        """Write the new pages beside whatever is there. A page that nobody names is never relied on: somebody may be
+        about to sweep it away, and will not where the object's version has moved."""
+        for n, place in enumerate(places):
+            own = {ref: page for ref, page in pages.items() if ref.place == n}
+            if any(ref not in self._pages or ref.name not in place.texts for ref in own):
+                await self._put_place(n, {**place.texts, **{ref.name: page.text for ref, page in own.items()}})
+
+    async def _sweep(self) -> None:
+        """Remove the pages that the ledger, as it is stored by now, does not name. If that fails, another time."""
+        named = {ref.name for ref in self._pages}
         try:
-            stored = await self._api.read_namespaced_config_map(self._name, self._namespace)
+            for n, place in enumerate(self._places or ()):
+                kept = {name: text for name, text in place.texts.items() if name in named}
+                if len(kept) < len(place.texts):
+                    await self._put_place(n, kept)
+        except (ApiException, LedgerConflict, OSError, TimeoutError) as error:
+            self._places = None
+            log.info("old pages of the ledger stay for now", extra={"error": str(error)[:200]})
+
+    async def _get(self, name: str) -> Stored | None:
+        found = await self._config_map(name)
+        if name == NAME:
+            self._version = _version(found) if found else None
+        return Stored(found.data or {}, found.binary_data or {}) if found else None
+
+    async def _look(self) -> list[_Place]:
+        if self._places is None:
+            found = await asyncio.gather(*(self._config_map(name) for name in PLACES))
+            self._places = [_Place(_version(one), one.binary_data or {}) if one else _Place() for one in found]
+        return self._places
+
+    async def _config_map(self, name: str) -> V1ConfigMap | None:
+        try:
+            return await self._api.read_namespaced_config_map(name, self._namespace)
         except ApiException as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
-            self._version = None
             return None
-        self._version = _version(stored)
+
+    async def _put_ledger(self, content: Content) -> None:
+        data = content if isinstance(content, dict) else None
+        binary = {PACKED_KEY: base64.b64encode(content).decode()} if isinstance(content, bytes) else None
         try:
-            return unpack(stored.data, stored.binary_data)
-        except CorruptLedger as error:
-            raise CorruptLedger(f"ConfigMap {self._namespace}/{self._name}: {error}") from error
+            self._version = await self._put(NAME, self._version, data, binary)
+        except LedgerGone:
+            self._version = None
+            raise
 
-    async def write(self, book: Book, now: datetime) -> Book:
-        """Store the book and return it as stored: old buckets folded, further if it would not fit.
+    async def _put_place(self, n: int, texts: Mapping[str, str | bytes]) -> None:
+        assert self._places is not None, "they were looked at"
+        try:
+            version = await self._put(PLACES[n], self._places[n].version, None, texts)
+        except BaseException:
+            self._places = None  # what is there now is not known
+            raise
+        self._places[n] = _Place(version, texts)
 
-        Raises `LedgerConflict` where the object is not the one last loaded or written, and `LedgerTooLarge`.
-        """
-        # In a thread: a large ledger takes a second, and who holds the lease must say so meanwhile.
-        book, content = await asyncio.to_thread(self._fitting, book, now)
+    async def _put(
+        self, name: str, version: str | None, data: dict[str, str] | None, binary: Mapping[str, str | bytes] | None
+    ) -> str:
+        """Write that object and return its new version. Raises `LedgerConflict`, `LedgerGone`, and the API's own."""
         body = V1ConfigMap(
             metadata=V1ObjectMeta(
-                name=self._name,
+                name=name,
                 namespace=self._namespace,
-                resource_version=self._version,
+                resource_version=version,
                 labels={"app.kubernetes.io/part-of": "spillway", "app.kubernetes.io/managed-by": "spillway"},
             ),
-            data=content if isinstance(content, dict) else None,
-            binary_data={PACKED_KEY: base64.b64encode(content).decode()} if isinstance(content, bytes) else None,
+            data=data,
+            binary_data=dict(binary) if binary is not None else None,
         )
         try:
-            if self._version is None:
+            if version is None:
                 stored = await self._api.create_namespaced_config_map(self._namespace, body, field_manager="spillway")
             else:
                 stored = await self._api.replace_namespaced_config_map(
-                    self._name, self._namespace, body, field_manager="spillway"
+                    name, self._namespace, body, field_manager="spillway"
                 )
         except ApiException as error:
-            where = f"ConfigMap {self._namespace}/{self._name}"
-            if error.status == HTTPStatus.NOT_FOUND and self._version is not None:
-                self._version = None
+            where = f"ConfigMap {self._namespace}/{name}"
+            if error.status == HTTPStatus.NOT_FOUND and version is not None:
                 raise LedgerGone(f"{where} was deleted by somebody; write the book again") from error
             if error.status == HTTPStatus.CONFLICT:
                 raise LedgerConflict(f"{where} was written by somebody else; load it again") from error
             raise
-        self._version = _version(stored)
-        return book
-
-    def _fitting(self, book: Book, now: datetime) -> tuple[Book, dict[str, str] | bytes]:
-        for quarters in (1, 4):
-            folded = fold(book, now, quarters)
-            content = pack(folded, self._limit_bytes)
-            if content is not None:
-                return folded, content
-        raise LedgerTooLarge(
-            f"the ledger does not fit into {self._limit_bytes} bytes: {len(book.spans)} time buckets, "
-            f"{len(book.pods)} pods, {len(book.gateways)} gateway processes; nothing was written"
-        )
+        return _version(stored)
 
 
 def _version(stored: V1ConfigMap) -> str:

@@ -1,4 +1,4 @@
-"""The operator's own client on the real API server, and an empty namespace for each test."""
+"""The operator's own clients on the real API server, an empty namespace for each test, and a gateway's counters."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from uuid import uuid4
 
 import pytest
 from kubernetes.aio import config
+from kubernetes.aio.client import CoreV1Api, V1ConfigMap, V1Namespace, V1ObjectMeta
 
 from spillway.act.kube import Kube
 from tests.integration.conftest import Kube as Server
+from tests.integration.controller.treasuries import FakeGateway, listening
 
 Object = dict[str, Any]
 
@@ -54,3 +56,31 @@ async def place(kube: Server) -> AsyncIterator[Place]:
         found = Place(Counting(mine), Counting(theirs), kube, namespace)
         found.kube.writes, found.other.writes = [], []
         yield found
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[FakeGateway]:
+    async with listening("127.0.0.1") as fake:
+        yield fake
+
+
+@pytest.fixture
+async def core(kube: Server) -> AsyncIterator[CoreV1Api]:
+    client = await config.new_client_from_config(str(kube.kubeconfig))  # type: ignore[no-untyped-call]
+    async with client:
+        yield CoreV1Api(client)
+
+
+@pytest.fixture
+async def namespace(core: CoreV1Api) -> str:
+    name = f"treasury-{uuid4().hex[:8]}"
+    await core.create_namespace(V1Namespace(metadata=V1ObjectMeta(name=name)))
+    return name
+
+
+@pytest.fixture
+async def requests(core: CoreV1Api, namespace: str) -> None:
+    """The ConfigMap of requests to adjust that the manifests bring."""
+    await core.create_namespaced_config_map(
+        namespace, V1ConfigMap(metadata=V1ObjectMeta(name="spillway-adjustments", namespace=namespace))
+    )

@@ -2,183 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from aiohttp import web
-from kubernetes.aio import config
-from kubernetes.aio.client import CoreV1Api, V1ConfigMap, V1Namespace, V1ObjectMeta
+from kubernetes.aio.client import CoreV1Api
 
-from spillway.act.events import EventRecorder
-from spillway.act.kube import Kube as Client
-from spillway.controller.adjustment_watch import AdjustmentWatch
-from spillway.controller.settings import OperatorSettings
-from spillway.controller.treasury import ROUNDS_IN_FORCE, Treasury
+from spillway.controller.treasury import ROUNDS_IN_FORCE
 from spillway.gateway.entries import Attempt
 from spillway.gateway.share import share
-from spillway.ledger import IDLE, Amount, Key, Pair, Process, ProviderModel, total
+from spillway.ledger import IDLE, Amount, Key, Process, ProviderModel, total
 from spillway.ledger.detail import Sum
 from spillway.ledger.store import LedgerStore
-from spillway.observe import Objects
-from tests.integration.conftest import Kube
+from tests.integration.controller.treasuries import (
+    CLUSTER,
+    EACH,
+    ZAI,
+    FakeGateway,
+    estimated,
+    listening,
+    objects,
+    rounds,
+    spent,
+    treasury,
+    until,
+)
 from tests.unit.api.examples import example
-
-ZAI = Pair("chat", "glm-5", "zai", "glm-5")
-CLUSTER = "ext|zai|glm-5|chat/glm-5"
-PAIR = 'deployment="chat/glm-5",provider="zai",model="glm-5",outcome="metered"'
-
-
-class FakeGateway:
-    """Answers `/counters` as a gateway does that has sent so many requests of 1000 + 100 tokens to a provider."""
-
-    def __init__(self) -> None:
-        self.process, self.requests, self.in_flight, self.port = "p1", 0, 0, 0
-        self.silent = False
-        self.outcome, self.cache_writes = "metered", 0
-        self.errors: dict[str, int] = {}
-
-    def page(self) -> str:
-        label = f'{PAIR.replace("metered", self.outcome)},process="{self.process}"'
-        rows = {
-            "requests": 1,
-            "prompt_tokens": 1000,
-            "completion_tokens": 100,
-            "cached_tokens": 0,
-            "cache_write_tokens": self.cache_writes,
-        }
-        lines = [f"envoy_spillway_egress_{name}{{{label}}} {each * self.requests}" for name, each in rows.items()]
-        refused = f'{PAIR.replace("metered", "refused")},process="{self.process}"'
-        lines.append(f"envoy_spillway_egress_requests{{{refused}}} {sum(self.errors.values())}")
-        of = f'provider="zai",model="glm-5",process="{self.process}"'
-        lines += [f'envoy_spillway_egress_errors{{{of},why="{why}"}} {count}' for why, count in self.errors.items()]
-        cluster = f'envoy_cluster_name="ext|zai|glm-5|chat/glm-5",process="{self.process}"'
-        return "\n".join([*lines, f"envoy_cluster_upstream_rq_active{{{cluster}}} {self.in_flight}", ""])
-
-
-@asynccontextmanager
-async def listening(address: str, port: int = 0) -> AsyncIterator[FakeGateway]:
-    fake = FakeGateway()
-
-    async def counters(_: web.Request) -> web.Response:
-        return web.Response(status=503) if fake.silent else web.Response(text=fake.page())
-
-    app = web.Application()
-    app.router.add_get("/counters", counters)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, address, port).start()
-    fake.port = runner.addresses[0][1]
-    yield fake
-    await runner.cleanup()
-
-
-@pytest.fixture
-async def gateway() -> AsyncIterator[FakeGateway]:
-    async with listening("127.0.0.1") as fake:
-        yield fake
-
-
-def objects(namespace: str) -> Objects:
-    """A cluster with one gateway pod, one deployment, one provider and a budget of 500 dollars a day."""
-    api = {"apiVersion": "spillway.dev/v1alpha1"}
-    pod = {
-        "metadata": {"name": "gw-0", "namespace": namespace, "labels": {"app.kubernetes.io/name": "spillway-gateway"}},
-        "status": {"phase": "Running", "podIP": "127.0.0.1"},
-    }
-    model = {"name": "glm-5", "price": {"input": "1", "output": "3"}, "contextLength": 8192, "maxOutputTokens": 512}
-    provider = {
-        **api,
-        "kind": "ExternalProvider",
-        "metadata": {"name": "zai"},
-        "spec": {
-            "baseURL": "https://api.z.ai/v4",
-            "credentials": {"key": "zai"},
-            "models": [model],
-            "allowedNamespaces": ["chat"],
-        },
-    }
-    spill = {"providers": [{"name": "zai", "model": "glm-5"}]}
-    moe = {
-        **api,
-        "kind": "MoEDeployment",
-        "metadata": {"name": "glm-5", "namespace": "chat", "uid": "u"},
-        "spec": {"model": {"name": "glm-5"}, "spill": spill},
-    }
-    budget = {"name": "day", "period": "Day", "amount": "500"}
-    policy = {
-        **api,
-        "kind": "CostPolicy",
-        "metadata": {"name": "team"},
-        "spec": {"selector": {"namespaces": ["chat"]}, "budgets": [budget]},
-    }
-    return Objects(
-        moedeployments={"chat/glm-5": moe},
-        externalproviders={"zai": provider},
-        costpolicies={"team": policy},
-        pods={f"{namespace}/gw-0": pod},
-    )
-
-
-@pytest.fixture
-async def core(kube: Kube) -> AsyncIterator[CoreV1Api]:
-    client = await config.new_client_from_config(str(kube.kubeconfig))  # type: ignore[no-untyped-call]
-    async with client:
-        yield CoreV1Api(client)
-
-
-@pytest.fixture
-async def namespace(core: CoreV1Api) -> str:
-    name = f"treasury-{uuid4().hex[:8]}"
-    await core.create_namespace(V1Namespace(metadata=V1ObjectMeta(name=name)))
-    return name
-
-
-@asynccontextmanager
-async def treasury(core: CoreV1Api, found: Objects, namespace: str, port: int) -> AsyncIterator[Treasury]:
-    """A leader's treasury that runs until the block ends, and then writes its last state."""
-    settings = OperatorSettings(namespace=namespace, gateway_metrics_port=port)
-    adjustments = AdjustmentWatch(core, namespace, EventRecorder(Client(core.api_client), "test"))
-    await adjustments.read()
-    one = Treasury(core, found, settings, on_threshold=lambda: None, adjustments=adjustments)
-    await one.load()
-    stopped = asyncio.Event()
-    task = asyncio.create_task(one.run(stopped))
-    watching = asyncio.create_task(adjustments.run())
-    try:
-        yield one
-    finally:
-        stopped.set()
-        await task
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
-
-
-async def until(look: Callable[[], Any]) -> None:
-    async with asyncio.timeout(20):
-        while not look():  # noqa: ASYNC110 - the treasury tells nobody that it has read
-            await asyncio.sleep(0.05)
-
-
-def spent(one: Treasury) -> Decimal:
-    return sum((a.usd for a in total(one.book).values()), Decimal(0))
-
-
-def estimated(one: Treasury) -> Decimal:
-    return sum((a.estimated_usd for a in total(one.book).values()), Decimal(0))
-
-
-EACH = Decimal("0.0013")  # 1000 tokens at $1 and 100 at $3 a million
 
 
 async def test_a_new_leader_goes_on_where_the_old_one_was(
@@ -316,6 +168,29 @@ async def test_a_ledger_that_somebody_else_changed_is_read_again(
         await one.write(force=True)
         await until(lambda: spent(one) == 11 * EACH)
         assert estimated(one) == 0
+
+
+async def test_a_ledger_that_does_not_fit_is_told_and_ends_nobody(
+    core: CoreV1Api,
+    namespace: str,
+    gateway: FakeGateway,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    found = objects(namespace)
+    gateway.requests = 10
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await until(lambda: spent(one) == 10 * EACH)
+        with monkeypatch.context() as full:
+            full.setattr(one._store, "_limit_bytes", 100)
+            gateway.requests = 11
+            await until(lambda: spent(one) == 11 * EACH)
+            await one._write_quietly(force=True)
+            assert "the ledger cannot be written" in caplog.text
+        await one.write(force=True)
+    stored = await LedgerStore(core, namespace).load()
+    assert stored is not None
+    assert sum(amount.usd for amount in total(stored).values()) == 11 * EACH
 
 
 async def test_a_busy_gateway_that_starts_again_is_charged_what_it_had_and_not_what_its_successor_has(
@@ -478,179 +353,6 @@ async def test_a_new_leader_begins_with_a_trial_of_a_provider_that_was_disabled(
         gateway.errors = {"quota": 5}
         await until(lambda: one.view.caps[ZAI] == 0)
         assert one.providers.guard.disabled["zai"].seconds == 60
-
-
-async def rounds(one: Treasury, count: int) -> None:
-    """So many more readings."""
-    for _ in range(count):
-        before = one.view
-        await until(lambda before=before: one.view is not before)  # type: ignore[misc]
-
-
-# ---- adjustments -----------------------------------------------------------------------------------------------------
-
-
-async def vanished(core: CoreV1Api, found: Objects, namespace: str, gateway: FakeGateway) -> Decimal:
-    """A gateway that sent ten requests, was killed while nobody led, and was charged its limit: how much of it."""
-    gateway.requests = 10
-    async with treasury(core, found, namespace, gateway.port) as one:
-        await until(lambda: spent(one) == 10 * EACH)
-        await until(lambda: one.view.caps and min(one.view.caps.values()) > 0)
-    gone = found.pods.pop(f"{namespace}/gw-0")
-    async with treasury(core, found, namespace, gateway.port) as one:
-        await until(lambda: not one.book.gateways)
-        much = estimated(one)
-    assert much > 1
-    found.pods[f"{namespace}/gw-0"] = gone
-    gateway.process, gateway.requests = "p2", 0
-    return much
-
-
-async def ask(core: CoreV1Api, namespace: str, ref: str, **changes: str) -> None:
-    """What `kubectl spillway bill adjust` writes; yesterday is not midnight's problem: the month is named."""
-    entry = {
-        "day": f"{datetime.now(UTC):%Y-%m}",
-        "namespace": "chat",
-        "deployment": "glm-5",
-        "provider": "zai",
-        "model": "glm-5",
-        "reason": "invoice 4711",
-        "by": "ada",
-        **changes,
-    }
-    await core.patch_namespaced_config_map("spillway-adjustments", namespace, {"data": {ref: json.dumps(entry)}})
-
-
-@pytest.fixture
-async def requests(core: CoreV1Api, namespace: str) -> None:
-    """The ConfigMap that the manifests bring."""
-    await core.create_namespaced_config_map(
-        namespace, V1ConfigMap(metadata=V1ObjectMeta(name="spillway-adjustments", namespace=namespace))
-    )
-
-
-@pytest.mark.usefixtures("requests")
-async def test_an_estimate_is_adjusted_once_and_the_budget_has_it_back(
-    core: CoreV1Api, namespace: str, gateway: FakeGateway
-) -> None:
-    found = objects(namespace)
-    much = await vanished(core, found, namespace, gateway)
-    async with treasury(core, found, namespace, gateway.port) as one:
-        await until(lambda: one.view.statements)
-        before = one.view.statements["team"][0].remaining
-        await ask(core, namespace, "inv-1", to=str(10 * EACH + 1))
-        await until(lambda: spent(one) == 10 * EACH + 1)
-        await until(lambda: one.view.statements["team"][0].remaining == before + much - 1)
-        assert estimated(one) == 1
-        stored = await one._store.load()
-        assert stored is not None
-        assert stored.adjustments["inv-1"].usd == 1 - much
-        await rounds(one, 2)
-        assert spent(one) == 10 * EACH + 1
-        await ask(core, namespace, "inv-2", usd="-5")
-        await until(lambda: "inv-2" in one.book.adjustments)
-        assert "only 1" in one.book.adjustments["inv-2"].refusal
-        assert spent(one) == 10 * EACH + 1
-    async with treasury(core, found, namespace, gateway.port) as two:
-        await rounds(two, 2)
-        assert spent(two) == 10 * EACH + 1
-        assert set(two.book.adjustments) == {"inv-1", "inv-2"}
-    reasons = await told(core, namespace)
-    assert reasons.count("AdjustmentApplied") == 1
-    assert reasons.count("AdjustmentRefused") >= 1
-
-
-async def told(core: CoreV1Api, namespace: str) -> list[str]:
-    found = await Client(core.api_client).request("GET", f"/apis/events.k8s.io/v1/namespaces/{namespace}/events")
-    return [str(event["reason"]) for event in found["items"] if event["regarding"]["name"] == "spillway-adjustments"]
-
-
-@pytest.mark.usefixtures("requests")
-async def test_a_credit_that_cannot_be_stored_is_not_in_force(
-    core: CoreV1Api, namespace: str, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else it would be spent, and a leader who knows nothing of it would find the budget overspent."""
-    found = objects(namespace)
-    much = await vanished(core, found, namespace, gateway)
-    async with treasury(core, found, namespace, gateway.port) as one:
-        await rounds(one, 1)
-
-        tried = asyncio.Event()
-
-        async def unreachable(*_: object) -> Any:
-            tried.set()
-            raise OSError("no API server")
-
-        monkeypatch.setattr(one._store, "write", unreachable)
-        await ask(core, namespace, "inv-1", usd="-1")
-        tried.clear()
-        await asyncio.wait_for(tried.wait(), 20)
-        await rounds(one, 1)
-        assert estimated(one) == much
-        assert await told(core, namespace) == []
-        monkeypatch.undo()
-        await until(lambda: estimated(one) == much - 1)
-    assert await told(core, namespace) == ["AdjustmentApplied"]
-
-
-@pytest.mark.usefixtures("requests")
-async def test_a_leader_that_dies_after_storing_an_adjustment_has_it_applied_once(
-    core: CoreV1Api, namespace: str, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The API server took the write and its answer was lost; then somebody else wrote the ledger."""
-    found = objects(namespace)
-    much = await vanished(core, found, namespace, gateway)
-    async with treasury(core, found, namespace, gateway.port) as one:
-        await rounds(one, 1)
-        write = one._store.write
-
-        async def lost(book: Any, now: datetime) -> Any:
-            version = one._store._version
-            await write(book, now)
-            one._store._version = version
-            monkeypatch.undo()
-            raise TimeoutError("no answer")
-
-        monkeypatch.setattr(one._store, "write", lost)
-        await ask(core, namespace, "inv-1", usd="-1")
-        await until(lambda: "inv-1" in one.book.adjustments)
-        await rounds(one, 2)
-        assert estimated(one) == much - 1
-    async with treasury(core, found, namespace, gateway.port) as two:
-        await rounds(two, 2)
-        assert estimated(two) == much - 1
-
-
-@pytest.mark.usefixtures("requests")
-async def test_the_command_asks_and_tells_what_the_leader_made_of_it(
-    core: CoreV1Api, kube: Kube, namespace: str, gateway: FakeGateway
-) -> None:
-    found = objects(namespace)
-    much = await vanished(core, found, namespace, gateway)
-
-    async def bill_adjust(*arguments: str) -> tuple[int | None, str]:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            "from spillway.cli.main import main; main()",
-            *("bill", "adjust", "--operator-namespace", namespace, *arguments),
-            env={**os.environ, "KUBECONFIG": str(kube.kubeconfig)},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        text, _ = await process.communicate()
-        return process.returncode, " ".join(text.decode().split())
-
-    month = f"{datetime.now(UTC):%Y-%m}"
-    asked = ("glm-5", "-n", "chat", "--provider", "zai", "--day", month, "--reason", "invoice 4711", "--id", "inv-1")
-    async with treasury(core, found, namespace, gateway.port) as one:
-        await rounds(one, 1)
-        status, text = await bill_adjust(*asked, "--to", f"{10 * EACH:f}")
-        assert (status, text) == (0, f"adjusted by -{much:f} USD: chat/glm-5 at zai (glm-5) on {month} (UTC) (inv-1)")
-        assert (spent(one), estimated(one)) == (10 * EACH, Decimal(0))
-    status, text = await bill_adjust("--list", "--format", "json")
-    [told_of_it] = json.loads(text)
-    assert (told_of_it["outcome"], told_of_it["by"], Decimal(told_of_it["usd"])) == ("applied", "admin", -much)
 
 
 async def test_reserved_gpus_that_nobody_uses_are_in_the_stored_ledger_and_in_no_budget(

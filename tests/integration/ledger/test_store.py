@@ -1,4 +1,4 @@
-"""The ledger object on a real API server."""
+"""The ledger on a real API server: one object, and pages beside it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -16,16 +17,8 @@ from spillway.ledger.book import Book, ProviderModel, total
 from spillway.ledger.codec import CorruptLedger
 from spillway.ledger.external import EgressSample, charge_reading
 from spillway.ledger.price import Price
-from spillway.ledger.store import (
-    NAME,
-    OBJECT_BYTES,
-    PACKED_KEY,
-    PLAIN_KEY,
-    LedgerConflict,
-    LedgerGone,
-    LedgerStore,
-    LedgerTooLarge,
-)
+from spillway.ledger.store import LedgerConflict, LedgerGone, LedgerStore
+from spillway.ledger.stored import NAME, OBJECT_BYTES, PACKED_KEY, PLACES, PLAIN_KEY, LedgerTooLarge
 from tests.integration.conftest import Kube
 from tests.unit.ledger.ledgers import busy_book
 
@@ -43,6 +36,16 @@ class Place:
 
     def store(self, limit_bytes: int = OBJECT_BYTES) -> LedgerStore:
         return LedgerStore(self.api, self.namespace, limit_bytes=limit_bytes)
+
+    async def versions(self) -> dict[str, str]:
+        """Of each of the ledger's objects that there is, by name."""
+        found: Any = await self.api.list_namespaced_config_map(self.namespace)
+        return {o.metadata.name: o.metadata.resource_version for o in found.items if o.metadata.name in (NAME, *PLACES)}
+
+    async def pages(self) -> dict[str, str]:
+        """The place of each page that is stored, named by the ledger or not."""
+        found: Any = await self.api.list_namespaced_config_map(self.namespace)
+        return {page: o.metadata.name for o in found.items if o.metadata.name in PLACES for page in o.binary_data or {}}
 
 
 @pytest.fixture
@@ -113,19 +116,112 @@ async def test_a_large_book_is_compressed_and_read_back(place: Place) -> None:
     assert await place.store().load() == small
 
 
-async def test_a_book_that_would_not_fit_is_folded_further_and_else_not_written(place: Place) -> None:
-    book = busy_book(5, NOON)
-    fine = await place.store().write(book, NOON)
-    store = place.store(limit_bytes=45_000)
-    await store.load()
-    hourly = await store.write(book, NOON)
-    assert len(hourly.spans) < len(fine.spans)
-    assert spent(hourly) == spent(fine)
+SMALL = 200_000  # bytes of an object: twenty busy deployments do not fit, a page does
+
+
+async def test_a_book_that_does_not_fit_keeps_its_closed_time_in_pages(place: Place) -> None:
+    store, book = place.store(SMALL), busy_book(20, NOON)
+    written = await store.write(book, NOON)
+    assert spent(written) == spent(book)
+    assert await place.store().load() == written
+    before, pages = await place.versions(), await place.pages()
+    assert len(before) > 2
+    # What is spent now moves none of them.
+    more = charged(written, 1)
+    assert await store.write(more, NOON) == more
+    after = await place.versions()
+    assert {name for name in after if after[name] != before[name]} == {NAME}
+    # An hour later the closed time has grown: what is replaced is removed once nobody names it.
+    later = NOON + timedelta(hours=1)
+    folded = await store.write(more, later)
+    assert spent(folded) == spent(more)
+    assert await place.store().load() == folded
+    moved = await place.pages()
+    assert moved.keys() - pages.keys()
+    assert {page: moved[page] for page in moved.keys() & pages.keys()} == {
+        page: pages[page] for page in moved.keys() & pages.keys()
+    }, "what stays, stays where it is"
+    # The next leader goes on from there, and writes no page that is stored.
+    following = place.store(SMALL)
+    loaded = await following.load()
+    assert loaded is not None
+    before = await place.versions()
+    await following.write(charged(loaded, 2), later)
+    after = await place.versions()
+    assert {name for name in after if after[name] != before[name]} == {NAME}
+
+
+async def test_what_fits_no_way_is_not_written(place: Place) -> None:
+    book = busy_book(20, NOON)
+    store = place.store(SMALL)
+    written = await store.write(book, NOON)
+    before = await place.versions()
     tiny = place.store(limit_bytes=1_000)
     await tiny.load()
-    with pytest.raises(LedgerTooLarge, match="nothing was written"):
+    with pytest.raises(LedgerTooLarge, match="what is open of the ledger does not fit into 1000 bytes"):
         await tiny.write(book, NOON)
-    assert await place.store().load() == hourly
+    narrow = place.store(limit_bytes=20_000)
+    with pytest.raises(LedgerTooLarge, match="does not fit into 16 objects of 20000 bytes"):
+        await narrow.write(busy_book(40, NOON), NOON)
+    assert await place.versions() == before
+    assert await place.store().load() == written
+
+
+async def test_a_writer_that_dies_before_the_ledger_names_its_pages_changes_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = place.store(SMALL)
+    written = await store.write(busy_book(20, NOON), NOON)
+    later = NOON + timedelta(hours=5)
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "_put_ledger", dying)
+        with pytest.raises(ConnectionError):
+            await store.write(charged(written, 1), later)
+    successor = place.store(SMALL)
+    assert await successor.load() == written
+    orphans = await place.pages()
+    final = await successor.write(charged(written, 2), later + timedelta(hours=1))
+    assert await place.store().load() == final
+    assert len(await place.pages()) < len(orphans), "what the dead one left is swept away"
+
+
+async def dying(content: object) -> None:
+    raise ConnectionError("the operator was killed")
+
+
+async def test_of_two_writers_of_pages_the_second_is_refused_and_the_first_ones_pages_stay(place: Place) -> None:
+    stale, leader = place.store(SMALL), place.store(SMALL)
+    first = await leader.write(busy_book(20, NOON), NOON)
+    assert await stale.load() == first
+    later = NOON + timedelta(hours=5)
+    await stale._look()  # it saw the pages before the leader replaced them
+    second = await leader.write(charged(first, 1), later)
+    with pytest.raises(LedgerConflict, match="load it again"):
+        await stale.write(charged(first, 2), later + timedelta(hours=1))
+    assert await place.store().load() == second
+    again = await stale.load()
+    assert again == second
+    final = await stale.write(charged(second, 2), later + timedelta(hours=1))
+    with pytest.raises(LedgerConflict, match="load it again"):
+        await leader.write(charged(second, 3), later + timedelta(hours=2))
+    assert await place.store().load() == final
+
+
+async def test_deleted_objects_of_pages_are_written_anew_from_the_book_in_hand(place: Place) -> None:
+    store = place.store(SMALL)
+    book = await store.write(busy_book(20, NOON), NOON)
+    objects = sorted(set((await place.pages()).values()))
+    assert len(objects) > 1
+    for lost in objects:
+        await place.api.delete_namespaced_config_map(lost, place.namespace)
+    with pytest.raises(CorruptLedger, match=f"ConfigMap {place.namespace}/{NAME}-. lacks page"):
+        await place.store().load()
+    later = NOON + timedelta(hours=1)  # few pages are made anew, the others are written as they were
+    with pytest.raises(LedgerGone):
+        await store.write(book, later)
+    final = await store.write(book, later)
+    assert spent(final) == spent(book)
+    assert await place.store().load() == final
 
 
 async def test_a_deleted_object_is_written_anew_from_the_book_in_hand(place: Place) -> None:

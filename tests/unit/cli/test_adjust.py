@@ -17,7 +17,7 @@ from spillway.cli.main import app
 from spillway.ledger import Amount, Book, Key, settle
 from spillway.ledger.adjustment import BadAdjustment, parse
 from spillway.ledger.book import Entry, add
-from spillway.ledger.store import pack
+from spillway.ledger.stored import pack
 
 NOW = datetime.now(UTC)
 DAY = f"{NOW - timedelta(days=1):%Y-%m-%d}"

@@ -21,7 +21,7 @@ from spillway.cli.main import app
 from spillway.ledger import IDLE, Amount, Book, Key
 from spillway.ledger.bill import rows
 from spillway.ledger.book import Entry, add
-from spillway.ledger.store import pack
+from spillway.ledger.stored import pack
 from tests.unit.api.examples import example
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)

@@ -168,6 +168,7 @@ def test_operators_of_before_read_what_is_new_and_keep_what_was_applied() -> Non
         "null",
         "{",
         '{"version": 2}',
+        '{"version": 3}',
         '{"version": "1"}',
         '{"version": 1}',
         "[" * 100_000,

@@ -1,4 +1,4 @@
-"""The store's pure parts: when to write, and how the book fits into one object."""
+"""When to write, and how the book fits into one object."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from spillway.ledger.book import Book, fold
 from spillway.ledger.codec import CorruptLedger
-from spillway.ledger.store import OBJECT_BYTES, PACKED_KEY, PLAIN_KEY, due, pack, unpack
+from spillway.ledger.store import due
+from spillway.ledger.stored import OBJECT_BYTES, PACKED_KEY, PLAIN_KEY, Stored, pack, unpack
 
 from .ledgers import busy_book
 
@@ -28,11 +29,11 @@ def test_when_to_write(seconds_ago: float | None, flowing: bool, write: bool) ->
 def test_a_small_book_is_readable_and_a_large_one_is_compressed() -> None:
     small = pack(Book())
     assert isinstance(small, dict)
-    assert unpack(small, None) == Book()
+    assert unpack(Stored(small, {})) == (Book(), ())
     large = fold(busy_book(3, NOON), NOON)
     packed = pack(large)
     assert isinstance(packed, bytes)
-    assert unpack(None, {PACKED_KEY: base64.b64encode(packed).decode()}) == large
+    assert unpack(Stored({}, {PACKED_KEY: base64.b64encode(packed).decode()})) == (large, ())
 
 
 def test_forty_busy_deployments_fit_into_one_object() -> None:
@@ -49,17 +50,14 @@ def test_what_fits_no_way_is_none() -> None:
 @pytest.mark.parametrize(
     ("data", "binary"),
     [
-        (None, None),
         ({}, {}),
-        ({"other": "x"}, None),
-        ({PLAIN_KEY: ""}, None),
-        (None, {PACKED_KEY: "%%%"}),
-        (None, {PACKED_KEY: base64.b64encode(b"not gzip").decode()}),
-        (None, {PACKED_KEY: base64.b64encode(b"\x1f\x8b\x08\x00").decode()}),
+        ({"other": "x"}, {}),
+        ({PLAIN_KEY: ""}, {}),
+        ({}, {PACKED_KEY: "%%%"}),
+        ({}, {PACKED_KEY: base64.b64encode(b"not gzip").decode()}),
+        ({}, {PACKED_KEY: base64.b64encode(b"\x1f\x8b\x08\x00").decode()}),
     ],
 )
-def test_an_object_without_a_ledger_is_corrupt_not_empty(
-    data: dict[str, str] | None, binary: dict[str, str | bytes] | None
-) -> None:
+def test_an_object_without_a_ledger_is_corrupt_not_empty(data: dict[str, str], binary: dict[str, str | bytes]) -> None:
     with pytest.raises(CorruptLedger):
-        unpack(data, binary)
+        unpack(Stored(data, binary))
