@@ -55,8 +55,11 @@ def test_the_last_gpus_go_where_they_are_worth_more(play: Stage) -> None:
 
     print(f"\ncheap: {sums[0].line()}\ndear: {sums[1].line()}\n{limited}")
     assert "hopper-h200: 8 GPUs are chat/dear's, to whom one is worth $" in limited
-    [outbid] = [d for d in play.status("cheap")["decisions"] if d["reason"] == "Outbid"]
-    assert (outbid["from"], outbid["to"]) == (1, 0)
+    decisions = play.status("cheap")["decisions"]
+    # More than one where metrics were missing while the loser drained: it is held as it is, and outbid again.
+    outbid = [(d["from"], d["to"]) for d in decisions if d["reason"] == "Outbid"]
+    assert set(outbid) == {(1, 0)}, decisions
+    assert decisions[0]["reason"] == "Outbid", decisions
     assert play.status("cheap")["replicas"] == 0
     assert [s.failed for s in sums] == [0, 0]
 

@@ -25,7 +25,7 @@ OPEN_SECONDS: Final = 3600
 PAGE_AMOUNTS: Final = 10_000
 """About 120 kB compressed, and a tenth of a second to write: the page of the present day is written each quarter."""
 FINE_AMOUNTS: Final = 300_000
-"""With more, quarter-hours older than a day fold into hours: each amount takes some 300 bytes of the operator."""
+"""With more, quarter-hours older than a day fold into hours: each amount takes some 450 bytes of the operator."""
 ALL_QUARTERS: Final = 2**22
 """A power of two that no time reaches: the year 2089."""
 

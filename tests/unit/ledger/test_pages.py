@@ -8,6 +8,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import cache
 
 import pytest
 from hypothesis import given
@@ -25,8 +26,9 @@ ZAI = Key("chat", "glm-5", "external", "zai", "glm-5")
 B200 = Key("chat", "glm-5", "gpu", "blackwell-b200", "glm-5")
 
 
-def bucket(amounts: int, usd: str = "1") -> dict[Key, Amount]:
-    return {ZAI._replace(deployment=f"model-{n}"): Amount(Decimal(usd)) for n in range(amounts)}
+@cache
+def bucket(amounts: int) -> dict[Key, Amount]:
+    return {ZAI._replace(deployment=f"model-{n}"): Amount(Decimal(1)) for n in range(amounts)}
 
 
 def later(book: Book, at: datetime, usd: str = "0.5") -> Book:
