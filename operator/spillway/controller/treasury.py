@@ -234,13 +234,15 @@ class Treasury:
         await self._adjust(now)
         providers = valid(ExternalProvider, self._objects.externalproviders)
         prices = money.prices(providers)
-        read, usd = self.book, self._metered_usd()
+        unread, charged = self.book, self._by_provider()
         for reading in found.readings:
             if reading.page.process:
                 page = reading.page
                 self._take(charge_reading(self.book, reading.pod, page.process, page.samples, prices, reading.at))
-        self._compare_with_detail(read, usd, now)
-        self.providers.note(found.readings, self._told, self._tokens_by_provider(), providers, now)
+        by_provider = self._by_provider()
+        self._compare_with_detail(unread, charged, by_provider, now)
+        tokens = {provider: amount.tokens for provider, amount in by_provider.items()}
+        self.providers.note(found.readings, self._told, tokens, providers, now)
         self._told = {}
         self._take(charge_pods(self.book, gpus.held(self._objects, now), gpus.prices(self._objects), now))
         self.book = charge_idle(self.book, gpus.reserved(self._objects), now)
@@ -297,25 +299,20 @@ class Treasury:
             if a.outcome == "metered"
         )
 
-    def _compare_with_detail(self, before: Book, usd_before: Mapping[str, Decimal], now: datetime) -> None:
+    def _compare_with_detail(
+        self, unread: Book, before: Mapping[str, Amount], after: Mapping[str, Amount], now: datetime
+    ) -> None:
         """What this round charged by meter, for the check against the gateways' log."""
-        charged = {p: usd - usd_before.get(p, ZERO) for p, usd in self._metered_usd().items()}
-        self.detail.round(requests_charged(before, self.book), charged, self.book.prices, int(now.timestamp()))
+        new = {provider: amount - before.get(provider, Amount()) for provider, amount in after.items()}
+        metered = {provider: amount.usd - amount.estimated_usd for provider, amount in new.items()}
+        self.detail.round(requests_charged(unread, self.book), metered, self.book.prices, int(now.timestamp()))
 
-    def _metered_usd(self) -> dict[str, Decimal]:
-        """Dollars by provider that a meter has confirmed, of all time."""
-        found: dict[str, Decimal] = {}
+    def _by_provider(self) -> dict[str, Amount]:
+        """What was charged for requests to each provider, of all time: without corrections."""
+        found: dict[str, Amount] = {}
         for key, amount in self.totals().items():
             if key.source == "external" and not key.adjustment:
-                found[key.supplier] = found.get(key.supplier, ZERO) + amount.usd - amount.estimated_usd
-        return found
-
-    def _tokens_by_provider(self) -> dict[str, int]:
-        """Tokens that were charged, of all time."""
-        found: dict[str, int] = {}
-        for key, amount in self.totals().items():
-            if key.source == "external":
-                found[key.supplier] = found.get(key.supplier, 0) + amount.tokens
+                found[key.supplier] = found.get(key.supplier, Amount()) + amount
         return found
 
     async def _vouched(self, found: Round, view: Money) -> Money:
