@@ -13,6 +13,8 @@ import pytest
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiException, CoreV1Api, V1Namespace, V1ObjectMeta
 
+from spillway.act.kube import Kube as Client
+from spillway.cli import bill
 from spillway.ledger.book import Book, ProviderModel, total
 from spillway.ledger.codec import CorruptLedger
 from spillway.ledger.external import EgressSample, charge_reading
@@ -124,6 +126,7 @@ async def test_a_book_that_does_not_fit_keeps_its_closed_time_in_pages(place: Pl
     written = await store.write(book, NOON)
     assert spent(written) == spent(book)
     assert await place.store().load() == written
+    assert await bill.read(Client(place.api.api_client), place.namespace) == written, "what people ask"
     before, pages = await place.versions(), await place.pages()
     assert len(before) > 2
     # What is spent now moves none of them.
