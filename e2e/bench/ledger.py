@@ -34,7 +34,7 @@ from spillway.ledger.book import (
     coarse_span,
 )
 from spillway.ledger.pages import unpacked
-from spillway.ledger.stored import PACKED_KEY, PLACES, Content, Stored, laid_out, pack, unpack
+from spillway.ledger.stored import PACKED_KEY, PLACES, Content, Room, Stored, laid_out, pack, unpack
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 DAYS, TEAMS, GATEWAYS, LOOKS, SEED = 45, 20, 2, 10, 7
@@ -124,19 +124,20 @@ def stored(book: Book) -> dict[str, Any]:
             "objectBytes": size(content),
             "pages": 0,
         }
-    none = [0] * len(PLACES)
+    none = [Room()] * len(PLACES)
     began = time.perf_counter()
     layout = laid_out(fold(book, NOW), NOW, {}, none)
     first, following = time.perf_counter() - began, grown(layout.book)
     used = [sum(len(p.packed) for ref, p in layout.pages.items() if ref.place == n) for n in range(len(PLACES))]
+    rooms = [Room(held) for held in used]
     later = NOW + timedelta(minutes=15)
-    closing = laid_out(fold(following, later), later, layout.pages, used)
+    closing = laid_out(fold(following, later), later, layout.pages, rooms)
     new = closing.pages.keys() - layout.pages.keys()
     texts = {ref: page.text for ref, page in layout.pages.items()}
     return {
         "amountsStored": sum(len(bucket) for bucket in layout.book.spans.values()),
-        "writeMs": typical(lambda: laid_out(fold(following, NOW), NOW, layout.pages, used)),
-        "quarterMs": typical(lambda: laid_out(fold(following, later), later, layout.pages, used)),
+        "writeMs": typical(lambda: laid_out(fold(following, NOW), NOW, layout.pages, rooms)),
+        "quarterMs": typical(lambda: laid_out(fold(following, later), later, layout.pages, rooms)),
         "quarterPages": len(new),
         "quarterObjects": len({ref.place for ref in new}),
         "splitMs": round(first * 1000),

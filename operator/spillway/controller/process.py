@@ -264,7 +264,7 @@ class Operator:
             queue.close()
             if self._lease.valid:  # else it is another leader's to write
                 await recollection.keep(brain.memory, force=True)
-                await treasury.write(force=True)
+                await treasury.save(force=True)
             await ads.stop()
             prometheus.close()
             if recorder is not None:

@@ -58,6 +58,8 @@ log = logging.getLogger(__name__)
 
 ZERO = Decimal(0)
 FRESH_SECONDS = 5.0
+WRITES = 3  # tries at once where somebody deletes the ledger's objects meanwhile
+FULL_SECONDS = 60.0
 ROUNDS_IN_FORCE = 2  # readings until a cap has surely been replaced at every gateway (Timing.apply_seconds)
 
 
@@ -116,6 +118,7 @@ class Treasury:
         self.in_flight: dict[str, dict[str, int]] = {}  # by gateway process and cluster, for sharing out limits
         self._recent_caps: list[Mapping[Pair, int]] = []  # of the rounds whose caps may still be in force somewhere
         self._read_at = float("-inf")
+        self._full_until = float("-inf")
 
     async def load(self) -> None:
         """The stored book. Raises CorruptLedger: nobody may go on spending on a ledger that cannot be read."""
@@ -133,7 +136,7 @@ class Treasury:
             self._session = session
             reader = Reader(self._fetch, self._gateways, self._round, lambda: datetime.now(UTC), interval_seconds)
             await reader.run(stopped)
-        await self._write_quietly(force=True)
+        await self.save(force=True)
 
     async def write(self, force: bool = False) -> None:
         """Store the book if it changed and a write is due."""
@@ -141,15 +144,20 @@ class Treasury:
         flowing = self._external_usd() != self._last_external
         if self.book == self._written or not (force or due(now, self._written_at, flowing)):
             return
-        try:
-            self.book = self._written = await self._store.write(self.book, now)
-        except LedgerGone as error:
-            log.error("the ledger object was deleted; it is written again", extra={"error": str(error)})
-            self.book = self._written = await self._store.write(self.book, now)
-        except LedgerConflict as error:
-            # Somebody else wrote. Take what is stored; the watermarks in it make the next reading charge the rest.
-            log.error("the ledger object was changed by somebody else; reading it again", extra={"error": str(error)})
-            self.book = self._written = await self._store.load() or Book()
+        for _ in range(WRITES):
+            try:
+                self.book = self._written = await self._store.write(self.book, now)
+                break
+            except LedgerGone as error:
+                log.error("the ledger was deleted, or a part of it; it is written again", extra={"error": str(error)})
+            except LedgerConflict as error:
+                # Take what is stored; the watermarks in it make the next reading charge the rest.
+                log.error("the ledger was changed by somebody else; reading it again", extra={"error": str(error)})
+                if (stored := await self._store.load()) is not None:
+                    self.book = self._written = stored
+                    break
+        else:
+            return  # another time
         self._written_at, self._last_external = now, self._external_usd()
 
     def _external_usd(self) -> Decimal:
@@ -264,7 +272,7 @@ class Treasury:
         ):
             self._on_threshold()
         self.read_once.set()
-        await self._write_quietly()
+        await self.save()
 
     async def _adjust(self, now: datetime) -> None:
         """Settle what people ask to be adjusted. It counts once it is stored: else a credit could be spent that a later
@@ -275,7 +283,7 @@ class Treasury:
         done = settle(self.book, self._adjustments.requests, now)
         if done.settled:
             self.book = done.book
-            await self._write_quietly(force=True)
+            await self.save(force=True)
             if self.book is not self._written:
                 self.book = before
                 return
@@ -324,7 +332,7 @@ class Treasury:
             self.book = allow(self.book, owner, self._share_of(owner.pod, caps), read=owner in read)
         self.book = lent(self.book, self._leases(), view)
         if allows_more(self.book, self._written):
-            await self._write_quietly(force=True)
+            await self.save(force=True)
         if allows_more(self.book, self._written):
             return no_more_than(view, self.view)
         return view
@@ -350,14 +358,18 @@ class Treasury:
             limited(providers, in_flight, self.providers.tokens, self.book.learned),
         )
 
-    async def _write_quietly(self, force: bool = False) -> None:
-        """Spending is known here even while the API server is away; the write is tried again next round."""
+    async def save(self, force: bool = False) -> None:
+        """As `write`. Spending is known here even while the API server is away: what fails is tried again next round,
+        and what does not fit, which costs seconds to find out, after a minute."""
+        if time.monotonic() < self._full_until:
+            return
         try:
             await self.write(force)
-        except (ApiException, OSError, TimeoutError) as error:
+        except (ApiException, aiohttp.ClientError, OSError, TimeoutError) as error:
             log.warning("the ledger could not be written yet", extra={"error": str(error)[:200]})
         except LedgerTooLarge as error:
             log.error("the ledger cannot be written", extra={"error": str(error)})
+            self._full_until = time.monotonic() + FULL_SECONDS
 
     def _take(self, charged: Charged) -> None:
         self.book = charged.book

@@ -10,19 +10,23 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
+from uuid import uuid4
 
+from aiohttp import ClientError
 from kubernetes.aio.client import ApiException, V1ConfigMap, V1ObjectMeta
 
 from .book import Book, fold
 from .codec import PageRef
 from .pages import Page
-from .stored import NAME, OBJECT_BYTES, PACKED_KEY, PLACES, Content, Layout, Stored, laid_out, pack, read
+from .stored import NAME, OBJECT_BYTES, PACKED_KEY, PLACES, Content, Layout, Room, Stored, laid_out, pack, read
 
 if TYPE_CHECKING:
     from kubernetes.aio.client import CoreV1Api
 
 log = logging.getLogger(__name__)
 
+WRITTEN: Final = "spillway.dev/written"
+"""Annotation of an object of pages: another value at each write."""
 FLOWING_SECONDS: Final = 10
 IDLE_SECONDS: Final = 60
 
@@ -74,12 +78,17 @@ class LedgerStore:
 
         Raises `CorruptLedger` where the object cannot be read, and the API's own errors.
         """
-        self._version, self._pages, self._places = None, {}, None
-        found = await read(self._get, self._namespace)
-        if found is None:
-            return None
-        self._pages = found.pages
-        return found.book
+        versions: dict[str, str | None] = {}
+
+        async def get(name: str) -> Stored | None:
+            found = await self._config_map(name)
+            versions[name] = _version(found) if found else None
+            return Stored(found.data or {}, found.binary_data or {}) if found else None
+
+        found = await read(get, self._namespace)
+        # Only now: whoever knows the newest version, but not what it holds, would overwrite it.
+        self._version, self._pages, self._places = versions[NAME], found.pages if found else {}, None
+        return found.book if found else None
 
     async def write(self, book: Book, now: datetime) -> Book:
         """Store the book and return it as stored: old buckets folded, further where they are very many.
@@ -93,13 +102,20 @@ class LedgerStore:
             layout = Layout(folded, content)
         else:
             places = await self._look()
-            used = [place.size for place in places]
-            layout = await asyncio.to_thread(laid_out, folded, now, self._pages, used, self._limit_bytes)
+            rooms = [self._room(n, place) for n, place in enumerate(places)]
+            layout = await asyncio.to_thread(laid_out, folded, now, self._pages, rooms, self._limit_bytes)
             await self._add(layout.pages, places)
         await self._put_ledger(layout.content)
-        self._pages = layout.pages
+        new, self._pages = layout.pages.keys() - self._pages.keys(), layout.pages
         await self._sweep()
+        if new:
+            self._places = None  # looked at again before the next write: what somebody deleted is then written anew
         return layout.book
+
+    def _room(self, n: int, place: _Place) -> Room:
+        """Of that object, with the pages in it that somebody took away and that `_add` brings back."""
+        lost = (p for ref, p in self._pages.items() if ref.place == n and ref.name not in place.texts)
+        return Room(place.size + sum(len(page.packed) for page in lost), place.texts.keys())
 
     async def _add(self, pages: Mapping[PageRef, Page], places: Sequence[_Place]) -> None:
         """Write the new pages beside whatever is there. A page that nobody names is never relied on: somebody may be
@@ -117,15 +133,9 @@ class LedgerStore:
                 kept = {name: text for name, text in place.texts.items() if name in named}
                 if len(kept) < len(place.texts):
                     await self._put_place(n, kept)
-        except (ApiException, LedgerConflict, OSError, TimeoutError) as error:
+        except (ApiException, ClientError, LedgerConflict, OSError, TimeoutError) as error:
             self._places = None
             log.info("old pages of the ledger stay for now", extra={"error": str(error)[:200]})
-
-    async def _get(self, name: str) -> Stored | None:
-        found = await self._config_map(name)
-        if name == NAME:
-            self._version = _version(found) if found else None
-        return Stored(found.data or {}, found.binary_data or {}) if found else None
 
     async def _look(self) -> list[_Place]:
         if self._places is None:
@@ -147,20 +157,29 @@ class LedgerStore:
         try:
             self._version = await self._put(NAME, self._version, data, binary)
         except LedgerGone:
-            self._version = None
+            # Whoever deleted it may have deleted more, or another leader has moved on: nothing that was stored is
+            # relied on.
+            self._version, self._pages, self._places = None, {}, None
             raise
 
     async def _put_place(self, n: int, texts: Mapping[str, str | bytes]) -> None:
         assert self._places is not None, "they were looked at"
         try:
-            version = await self._put(PLACES[n], self._places[n].version, None, texts)
+            # An API server keeps the version of what it already holds; the mark moves it, and stops a sweep under way.
+            mark = {WRITTEN: uuid4().hex}
+            version = await self._put(PLACES[n], self._places[n].version, None, texts, mark)
         except BaseException:
             self._places = None  # what is there now is not known
             raise
         self._places[n] = _Place(version, texts)
 
     async def _put(
-        self, name: str, version: str | None, data: dict[str, str] | None, binary: Mapping[str, str | bytes] | None
+        self,
+        name: str,
+        version: str | None,
+        data: dict[str, str] | None,
+        binary: Mapping[str, str | bytes] | None,
+        annotations: dict[str, str] | None = None,
     ) -> str:
         """Write that object and return its new version. Raises `LedgerConflict`, `LedgerGone`, and the API's own."""
         body = V1ConfigMap(
@@ -169,6 +188,7 @@ class LedgerStore:
                 namespace=self._namespace,
                 resource_version=version,
                 labels={"app.kubernetes.io/part-of": "spillway", "app.kubernetes.io/managed-by": "spillway"},
+                annotations=annotations,
             ),
             data=data,
             binary_data=dict(binary) if binary is not None else None,

@@ -9,7 +9,7 @@ import asyncio
 import base64
 import gzip
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -42,6 +42,14 @@ class Stored(NamedTuple):
 
 class LedgerTooLarge(Exception):
     """The book does not fit although its closed time has been folded and laid into pages."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What an object of pages holds before a write: bytes, and names of pages, whether the ledger names them or not."""
+
+    used_bytes: int = 0
+    names: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -93,15 +101,17 @@ def laid_out(
     book: Book,
     now: datetime,
     stored: Mapping[PageRef, Page],
-    used_bytes: Sequence[int],
+    rooms: Sequence[Room],
     limit_bytes: int = OBJECT_BYTES,
 ) -> Layout:
-    """The book with its closed time in pages: those that are `stored` stay where they are, new ones go to the first
-    place with room. `used_bytes`: what each place holds. Raises `LedgerTooLarge`."""
+    """The book with its closed time in pages: those that are `stored` stay where they are, and so do those that a write
+    left that came to nothing; new ones go to the first place with room. Raises `LedgerTooLarge`."""
     if sum(len(bucket) for bucket in book.spans.values()) > FINE_AMOUNTS:
         book = fold(book, now, quarters=4)
     pages, open_spans = turned(book.spans, now, stored.values())
-    refs, used, found = {ref.name: ref for ref in stored}, list(used_bytes), dict[PageRef, Page]()
+    refs = {name: PageRef(n, name) for n, room in enumerate(rooms) for name in room.names}
+    refs |= {ref.name: ref for ref in stored}
+    used, found = [room.used_bytes for room in rooms], dict[PageRef, Page]()
     for page in pages:
         ref = refs.get(page.name)
         if ref is None:

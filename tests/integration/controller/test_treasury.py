@@ -16,7 +16,7 @@ from spillway.gateway.entries import Attempt
 from spillway.gateway.share import share
 from spillway.ledger import IDLE, Amount, Key, Process, ProviderModel, total
 from spillway.ledger.detail import Sum
-from spillway.ledger.store import LedgerStore
+from spillway.ledger.store import LedgerConflict, LedgerStore
 from tests.integration.controller.treasuries import (
     CLUSTER,
     EACH,
@@ -170,6 +170,31 @@ async def test_a_ledger_that_somebody_else_changed_is_read_again(
         assert estimated(one) == 0
 
 
+async def test_a_ledger_that_is_gone_when_it_is_read_again_is_written_from_the_book_in_hand(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of its objects was touched and another one deleted: nothing is what is stored, and not what was spent."""
+    found = objects(namespace)
+    gateway.requests = 10
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await until(lambda: spent(one) == 10 * EACH)
+        await one.write(force=True)
+        await core.delete_namespaced_config_map("spillway-ledger", namespace)
+
+        async def touched(*_: object) -> Any:
+            monkeypatch.undo()
+            raise LedgerConflict("an object of pages was written by somebody else")
+
+        monkeypatch.setattr(one._store, "write", touched)
+        gateway.requests = 11
+        await until(lambda: spent(one) == 11 * EACH)
+        await one.write(force=True)
+        assert spent(one) == 11 * EACH
+    stored = await LedgerStore(core, namespace).load()
+    assert stored is not None
+    assert sum(amount.usd for amount in total(stored).values()) == 11 * EACH
+
+
 async def test_a_ledger_that_does_not_fit_is_told_and_ends_nobody(
     core: CoreV1Api,
     namespace: str,
@@ -185,7 +210,7 @@ async def test_a_ledger_that_does_not_fit_is_told_and_ends_nobody(
             full.setattr(one._store, "_limit_bytes", 100)
             gateway.requests = 11
             await until(lambda: spent(one) == 11 * EACH)
-            await one._write_quietly(force=True)
+            await one.save(force=True)
             assert "the ledger cannot be written" in caplog.text
         await one.write(force=True)
     stored = await LedgerStore(core, namespace).load()

@@ -220,11 +220,48 @@ async def test_deleted_objects_of_pages_are_written_anew_from_the_book_in_hand(p
     with pytest.raises(CorruptLedger, match=f"ConfigMap {place.namespace}/{NAME}-. lacks page"):
         await place.store().load()
     later = NOON + timedelta(hours=1)  # few pages are made anew, the others are written as they were
-    with pytest.raises(LedgerGone):
-        await store.write(book, later)
     final = await store.write(book, later)
     assert spent(final) == spent(book)
     assert await place.store().load() == final
+
+
+async def test_a_ledger_of_which_all_is_deleted_is_written_anew_at_once(place: Place) -> None:
+    """Its pages, too: what named them was deleted as well, and none of them is new."""
+    store = place.store(SMALL)
+    book = await store.write(busy_book(20, NOON), NOON)
+    await store.write(charged(book, 1), NOON)  # it has looked at them since
+    for name in await place.versions():
+        await place.api.delete_namespaced_config_map(name, place.namespace)
+    with pytest.raises(LedgerGone):
+        await store.write(charged(book, 2), NOON)
+    final = await store.write(charged(book, 2), NOON)
+    assert await place.store().load() == final
+
+
+async def test_pages_that_somebody_deleted_are_noticed_within_a_quarter_of_an_hour(place: Place) -> None:
+    store = place.store(SMALL)
+    book = await store.write(busy_book(20, NOON), NOON)
+    for seconds in (1, 2):
+        await store.write(charged(book, seconds), NOON + timedelta(seconds=seconds))
+    await place.api.delete_namespaced_config_map(PLACES[0], place.namespace)
+    for minutes in (15, 16):
+        later = NOON + timedelta(minutes=minutes)
+        try:
+            book = await store.write(charged(book, minutes), later)
+        except LedgerGone:
+            book = await store.write(charged(book, minutes), later)
+    assert await place.store().load() == book
+
+
+async def test_each_write_of_an_object_of_pages_moves_its_version(place: Place) -> None:
+    """Also where nothing in it changes: whoever is about to sweep a page away must see that it is wanted again."""
+    store = place.store()
+    versions = set()
+    for _ in range(2):
+        await store._look()
+        await store._put_place(0, {"page": "eA=="})
+        versions.add((await place.versions())[PLACES[0]])
+    assert len(versions) == 2
 
 
 async def test_a_deleted_object_is_written_anew_from_the_book_in_hand(place: Place) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from spillway.ledger.book import Amount, Book, Entry, Key, Span, add, fold, total
 from spillway.ledger.codec import CorruptLedger, PageRef, decode, decode_paged, encode
 from spillway.ledger.pages import PAGE_AMOUNTS, MissingPage, Page, groups, joined, turned, unpacked
-from spillway.ledger.stored import NAME, PACKED_KEY, PLAIN_KEY, Stored, laid_out, pack, read
+from spillway.ledger.stored import NAME, PACKED_KEY, PLAIN_KEY, Room, Stored, laid_out, pack, read
 
 from .ledgers import busy_book
 
@@ -85,10 +85,10 @@ def test_a_page_is_made_anew_only_where_a_bucket_changed() -> None:
 
 def test_of_very_many_amounts_those_older_than_a_day_are_kept_by_the_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     book = fold(busy_book(3, NOON, days=40), NOON)
-    fine = laid_out(book, NOON, {}, [0])
+    fine = laid_out(book, NOON, {}, [Room()])
     assert fine.book is book
     monkeypatch.setattr("spillway.ledger.stored.FINE_AMOUNTS", 3_000)
-    coarse = laid_out(book, NOON, {}, [0])
+    coarse = laid_out(book, NOON, {}, [Room()])
     assert coarse.book == fold(book, NOON, quarters=4) != book
     assert total(coarse.book) == total(book)
 
