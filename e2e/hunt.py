@@ -14,6 +14,7 @@ from e2e.cluster.settings import REPOSITORY, SYSTEM_NAMESPACE
 from e2e.load.summary import Record
 from e2e.stage import Object, Stage
 
+LEFT_ALONE_SECONDS = 2.5  # a provider that has too much to do asks for two seconds, and gateways keep to it
 FAULTS = ("abort_midstream", "no_usage", "500", "429", "overloaded", "outage", "late", "double_usage", "running_usage")
 
 
@@ -124,7 +125,9 @@ class Striker:
             with self._held(f"{provider} plays {fault} to a third", blow.seconds):
                 self.play.cluster.provider_faults(provider, mode=fault, probability=0.33, seed=int(blow.at * 10))
             self.play.cluster.provider_faults(provider, mode="ok")
-            self.timeline.faulty.append((self.timeline.now() - blow.seconds - 1, self.timeline.now()))
+            end = self.timeline.now()
+            begin, left_alone = end - blow.seconds - 1, LEFT_ALONE_SECONDS if fault in ("429", "overloaded") else 0.0
+            self.timeline.faulty.append((begin, end + left_alone))
 
     def _kill_leader(self, _: float) -> None:
         leaders = self.play.objects("pods", SYSTEM_NAMESPACE, "spillway.dev/leader=true")

@@ -37,6 +37,12 @@ PRIOR_PROMPT_TOKENS_PER_BYTE: Final = 0.25
 PRIOR_COMPLETION_TOKENS_PER_BYTE: Final = 0.05
 """Between a JSON answer (about 5 bytes a token) and an SSE stream with one token per event (200 to 250 bytes)."""
 PRIOR_COMPLETION_TOKENS_PER_REQUEST: Final = 256.0
+BYTES_SPREAD: Final = 0.25
+"""Standard deviation of a request's tokens to what its bytes come to: code and prose, short and long differ so much."""
+LENGTH_SPREAD: Final = 1.0
+"""Of an answer's tokens to their mean: as of lengths that are exponential, which is more than most traffic has."""
+SURE: Final = 3.0
+"""Standard deviations by which what is estimated lies above what it comes to: below the bill once in a thousand."""
 HALF_LIFE_REQUESTS: Final = 500.0
 """After so many metered requests an older one weighs half in what has been learned."""
 
@@ -110,7 +116,7 @@ def charge_reading(
                     f"which has no price: declare it in the ExternalProvider; until then it is not charged"
                 )
                 continue
-            entries.append(Entry(seconds, _key(counter), _amount(price, learned.get(what), delta, counter)))
+            entries.append(Entry(seconds, _key(counter), _amount(price, learned.get(what), before, delta, counter)))
             if counter.outcome not in ESTIMATED:
                 learned[what] = _learn(learned.get(what, Learned()), delta)
         marks[counter] = counts
@@ -213,27 +219,28 @@ def _sums(samples: Iterable[EgressSample]) -> dict[Counter, Counts]:
     return sums
 
 
-def _amount(price: Price, learned: Learned | None, delta: Counts, of: Counter) -> Amount:
+def _amount(price: Price, learned: Learned | None, before: Counts, delta: Counts, of: Counter) -> Amount:
     prompt_tokens, completion_tokens = delta.prompt_tokens, delta.completion_tokens
     if of.outcome not in ESTIMATED:
         rates = price.of_tier(of.tier)
         usd = cost_usd(rates, prompt_tokens, completion_tokens, delta.cached_tokens, delta.cache_write_tokens)
         return Amount(usd, prompt_tokens + completion_tokens)
-    by_bytes = estimated_tokens(learned, delta)
     if of.outcome == "doubtful":
         rates = price.of_tier(of.tier)
         # Cached tokens beyond the prompt: this provider counts them apart from it.
         prompt_tokens = max(prompt_tokens, delta.cached_tokens + delta.cache_write_tokens)
-        completion_tokens = max(completion_tokens, by_bytes[1])
+        completion_tokens = max(completion_tokens, estimated_tokens(learned, delta)[1])
     else:
         rates = price.dearest(delta.request_bytes)  # no prompt of theirs had more tokens than all of them bytes
-        prompt_tokens, completion_tokens = by_bytes
+        deviations = more_deviations(before.requests, delta.requests)
+        prompt_tokens, completion_tokens = estimated_tokens(learned, delta, deviations)
     usd = cost_usd(rates._replace(input=max(rates.input, rates.cache_write)), prompt_tokens, completion_tokens)
     return Amount(usd, prompt_tokens + completion_tokens, usd)
 
 
-def estimated_tokens(learned: Learned | None, delta: Counts) -> tuple[int, int]:
-    """Prompt and completion tokens of requests without usage: bytes times learned tokens per byte, rounded up.
+def estimated_tokens(learned: Learned | None, delta: Counts, deviations: float = 0.0) -> tuple[int, int]:
+    """Prompt and completion tokens of requests without usage: bytes times learned tokens per byte, rounded up, and so
+    many standard deviations above.
 
     The output is never put below requests times the mean output of this model: a cut JSON answer has no bytes at all
     although the provider has computed (and bills) it, and JSON has far fewer bytes a token than a stream.
@@ -247,8 +254,19 @@ def estimated_tokens(learned: Learned | None, delta: Counts) -> tuple[int, int]:
             in_per_byte = learned.prompt_tokens / learned.request_bytes
         if learned.response_bytes > 0:
             out_per_byte = learned.completion_tokens / learned.response_bytes
-    completion = max(delta.response_bytes * out_per_byte, delta.requests * out_per_request)
-    return math.ceil(delta.request_bytes * in_per_byte), math.ceil(completion)
+    by_bytes = 1 + deviations * BYTES_SPREAD / max(1, delta.requests)
+    by_count = delta.requests + deviations * LENGTH_SPREAD
+    completion = max(delta.response_bytes * out_per_byte * by_bytes, out_per_request * by_count)
+    return math.ceil(delta.request_bytes * in_per_byte * by_bytes), math.ceil(completion)
+
+
+def more_deviations(before: int, requests: int) -> float:
+    """What `requests` more than `before` add to the margin that keeps their sum from being below the bill.
+
+    One request may be far from the mean; the sum of n is off by the root of n. So the margin is that of all that a
+    counter has counted, less what was charged of it before: however often one looks, it is the same.
+    """
+    return SURE * (math.sqrt(before + requests) - math.sqrt(before))
 
 
 def _learn(learned: Learned, delta: Counts) -> Learned:

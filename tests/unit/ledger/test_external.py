@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillway.ledger.book import Book, Key, Learned, Pair, Process, ProviderModel, total
+from spillway.ledger.book import Book, Counts, Key, Learned, Pair, Process, ProviderModel, total
 from spillway.ledger.codec import decode, encode
 from spillway.ledger.external import (
     EgressSample,
@@ -126,10 +128,11 @@ def test_tiers_have_watermarks_of_their_own() -> None:
         # No discount is believed, and cached tokens beyond the prompt are counted apart from it.
         (sample("doubtful", 1, 1000, 256, 900, 4000, 0, cache_write_tokens=300), "2268"),
         (sample("doubtful", 1, 210_000, 256, request_bytes=4000, tier=200_000), "526280"),
-        # Without usage nobody knows the tier: the dearest that so many bytes can come to.
-        (sample("unmetered", 1, request_bytes=4000), "2018"),
-        (sample("unmetered", 1, request_bytes=40_000), "31792"),
-        (sample("unanswered", 1, request_bytes=400_000), "301792"),
+        # Without usage nobody knows the tier: the dearest that so many bytes can come to. What one request's bytes and
+        # its answer come to is charged 1.75 and 4 times: three deviations above.
+        (sample("unmetered", 1, request_bytes=4000), f"{1.25 * 1750 + 3 * 1024:g}"),
+        (sample("unmetered", 1, request_bytes=40_000), f"{3 * 17_500 + 7 * 1024:g}"),
+        (sample("unanswered", 1, request_bytes=400_000), f"{3 * 175_000 + 7 * 1024:g}"),
     ],
 )
 def test_estimates_by_tier(one: EgressSample, per_million: str) -> None:
@@ -194,7 +197,7 @@ def test_unmetered_answers_are_estimated_by_what_was_learned_and_marked() -> Non
     cut = sample("unmetered", requests=1, request_bytes=5_000, response_bytes=20_000)
     charged = charge_reading(Book(), "gw-0", "p1", [cut, metered], PRICES, NOON).book
     amount = total(charged)[KEY]
-    estimate = cost_usd(FLAT, 1_000, 400)  # 0.2 tokens a byte in, 0.02 out
+    estimate = cost_usd(FLAT, 1_750, 800)  # 0.2 tokens a byte in, 200 an answer, and three deviations more
     assert amount.estimated_usd == estimate
     assert amount.usd == estimate + cost_usd(FLAT, 10_000, 2_000)
 
@@ -202,18 +205,54 @@ def test_unmetered_answers_are_estimated_by_what_was_learned_and_marked() -> Non
 @pytest.mark.parametrize(
     ("learned", "delta", "tokens"),
     [
-        (None, sample("unmetered", requests=1, request_bytes=4000, response_bytes=0), (1000, 256)),
-        (None, sample("unmetered", requests=1, request_bytes=4000, response_bytes=20_000), (1000, 1000)),
-        (None, sample("unanswered", requests=1, request_bytes=4000, response_bytes=0), (1000, 256)),
+        (None, Counts(1, request_bytes=4000, response_bytes=0), (1000, 256)),
+        (None, Counts(1, request_bytes=4000, response_bytes=20_000), (1000, 1000)),
         # A cut JSON answer brought no byte: it is charged at the mean output.
-        (Learned(10, 1000, 500, 10_000, 50_000), sample("unmetered", requests=2, request_bytes=100), (10, 100)),
+        (Learned(10, 1000, 500, 10_000, 50_000), Counts(2, request_bytes=100), (10, 100)),
     ],
 )
-def test_estimates(learned: Learned | None, delta: EgressSample, tokens: tuple[int, int]) -> None:
-    charged = charge_reading(Book(learned={ZAI: learned} if learned else {}), "gw-0", "p1", [delta], PRICES, NOON).book
-    assert total(charged)[KEY].usd == cost_usd(FLAT, *tokens)
-    counts = charged.gateways[Process("gw-0", "p1")].counts
-    assert estimated_tokens(learned, next(iter(counts.values()))) == tokens
+def test_what_requests_without_usage_come_to(learned: Learned | None, delta: Counts, tokens: tuple[int, int]) -> None:
+    assert estimated_tokens(learned, delta) == tokens
+    prompt, completion = estimated_tokens(learned, delta, deviations=3.0)
+    assert prompt == math.ceil(tokens[0] * (1 + 0.75 / delta.requests))
+    assert completion >= tokens[1] * (1 + 0.75 / delta.requests)
+
+
+LEARNED = Learned(10_000, 4_000_000, 2_000_000, 20_000_000, 40_000_000)  # 400 and 200 tokens a request
+
+
+@pytest.mark.parametrize("requests", [1, 2, 5, 20, 100, 1000])
+def test_what_is_estimated_is_not_below_the_bill(requests: int) -> None:
+    """Prompts whose tokens a byte vary, answers of exponential length of which not a byte came: the most that there is
+    to be wrong about. Above it by what is marked, and by little where there are many."""
+    dice, stories, below, above = random.Random(requests), 400, 0, 0.0
+    for _ in range(stories):
+        book, truth, sent = Book(learned={ZAI: LEARNED}), Decimal(0), 0
+        for n in range(1, requests + 1):
+            own = dice.randrange(200, 4_000)
+            sent += own
+            truth += cost_usd(FLAT, round(own * 0.2 * dice.uniform(0.6, 1.4)), round(dice.expovariate(1 / 200)))
+            if n == requests or dice.random() < 0.1:  # looked at whenever
+                one = sample("unmetered", n, request_bytes=sent)
+                book = charge_reading(book, "gw-0", "p1", [one], PRICES, NOON).book
+        below += spent(book) < truth
+        above += float(spent(book) / truth) / stories
+    assert below <= stories / 50  # exponential lengths are skewed: one alone passes four means once in fifty-five
+    assert above < {100: 1.45, 1000: 1.15}.get(requests, 1e9)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8))
+def test_how_often_one_looks_does_not_change_what_is_estimated(looks: list[int]) -> None:
+    def charged(readings: list[int]) -> Decimal:
+        book, requests = Book(learned={ZAI: LEARNED}), 0
+        for more in readings:
+            requests += more
+            one = sample("unmetered", requests, request_bytes=2000 * requests)
+            book = charge_reading(book, "gw-0", "p1", [one], PRICES, NOON).book
+        return spent(book)
+
+    # Rounded up at each look: a token of each kind.
+    assert charged([sum(looks)]) <= charged(looks) <= charged([sum(looks)]) + cost_usd(FLAT, len(looks), len(looks))
 
 
 def test_what_is_learned_fades() -> None:
