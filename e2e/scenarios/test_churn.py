@@ -13,6 +13,7 @@ import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,8 @@ PACE_SECONDS = 1.5
 STREAMS_PER_SECOND = 2.0  # to each deployment
 DECODE_TOKENS_PER_SECOND = 50  # of one stream: what the simulated replica gives
 DRAINED_SECONDS = 25.0  # as long as manifests/components/simulated-times lets a replica drain
+INOTIFY_PER_GATEWAY = 7
+INOTIFY_LEFT = 40  # for all else that runs here
 NAMES = ("churn-a", "churn-b")
 MOST_REPLICAS = 3
 
@@ -65,7 +68,10 @@ class Churn:
         return f"{name} is rolled out with {argument}"
 
     def _restart(self) -> str:
-        """One gateway pod, or all by a rolling update; never the last that serves: its PodDisruptionBudget holds it."""
+        """One gateway pod, or all by a rolling update; never the last that serves: its PodDisruptionBudget holds it.
+        As many drain at once as the machine can have."""
+        drained = DRAINED_SECONDS + LONGEST_SECONDS + 120
+        self.play.wait("room for more gateways", lambda: len(self._gateway_pods()) <= most_gateways() - 2, drained)
         if self.draw.random() < 0.3:
             self.play.cluster.kubectl("rollout", "restart", "deployment/spillway-gateway", "-n", SYSTEM_NAMESPACE)
             return "the gateways are rolled out"
@@ -73,6 +79,10 @@ class Churn:
         name = self.draw.choice(sorted(pod["metadata"]["name"] for pod in found))
         self.play.cluster.kubectl("delete", "pod", name, "-n", SYSTEM_NAMESPACE, "--wait=false")
         return f"gateway {name} is deleted"
+
+    def _gateway_pods(self) -> list[Object]:
+        """Those that serve, and those that drain."""
+        return self.play.objects("pods", SYSTEM_NAMESPACE, "app.kubernetes.io/name=spillway-gateway")
 
     def _patch(self, name: str, patch: Object) -> None:
         self.play.patch("moedeployment", name, patch, NAMESPACE)
@@ -97,7 +107,8 @@ def test_churn_breaks_no_stream(play: Stage) -> None:
             churn.event()
         last = timeline.now()
         for name, count in churn.asked.items():
-            play.wait(f"{name} as it was asked for last", lambda n=name, c=count: settled(play, n, c), 240)  # type: ignore[misc]
+            wanted = f"{name} as it was asked for last"  # once those that drain have left their GPUs
+            play.wait(wanted, lambda n=name, c=count: settled(play, n, c), 240 + LONGEST_SECONDS)  # type: ignore[misc]
         play.wait_for_gateways()
         timeline.note("all is as it was asked for last")
     finally:
@@ -149,6 +160,13 @@ def settled(play: Stage, name: str, count: int) -> list[Object]:
     pods = [p for p in play.objects("pods", NAMESPACE, selector) if not p["metadata"].get("deletionTimestamp")]
     commands = {" ".join(pod["spec"]["containers"][0]["args"]) for pod in pods}
     return pods if len(pods) == count and len(commands) == 1 and all(map(is_ready, pods)) else []
+
+
+def most_gateways() -> int:
+    """Envoys that one user of this machine may run: each watches files by so many inotify instances, and ends where it
+    gets none. `sysctl -w fs.inotify.max_user_instances=1024` lets a thousand events pass in half an hour."""
+    instances = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text())
+    return max(4, (instances - INOTIFY_LEFT) // INOTIFY_PER_GATEWAY)
 
 
 def two(pods: list[Object]) -> list[Object]:
