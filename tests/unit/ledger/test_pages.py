@@ -17,7 +17,18 @@ from hypothesis import strategies as st
 from spillway.ledger.book import Amount, Book, Entry, Key, Span, add, fold, total
 from spillway.ledger.codec import CorruptLedger, PageRef, decode, decode_paged, encode
 from spillway.ledger.pages import PAGE_AMOUNTS, MissingPage, Page, groups, joined, turned, unpacked
-from spillway.ledger.stored import NAME, PACKED_KEY, PLAIN_KEY, Room, Stored, laid_out, pack, read
+from spillway.ledger.stored import (
+    NAME,
+    OBJECT_BYTES,
+    PACKED_KEY,
+    PLAIN_KEY,
+    LedgerTooLarge,
+    Room,
+    Stored,
+    laid_out,
+    pack,
+    read,
+)
 
 from .ledgers import busy_book
 
@@ -91,6 +102,15 @@ def test_of_very_many_amounts_those_older_than_a_day_are_kept_by_the_hour(monkey
     coarse = laid_out(book, NOON, {}, [Room()])
     assert coarse.book == fold(book, NOON, quarters=4) != book
     assert total(coarse.book) == total(book)
+
+
+def test_pages_of_a_write_that_came_to_nothing_take_no_room_again() -> None:
+    book = fold(busy_book(20, NOON, days=40), NOON)
+    first = laid_out(book, NOON, {}, [Room()])
+    full = Room(OBJECT_BYTES, {ref.name for ref in first.pages})
+    assert laid_out(book, NOON, {}, [full]).pages.keys() == first.pages.keys()
+    with pytest.raises(LedgerTooLarge, match="does not fit into 1 objects"):
+        laid_out(book, NOON, {}, [Room(OBJECT_BYTES)])
 
 
 def test_a_page_is_read_as_it_was_written() -> None:

@@ -27,7 +27,7 @@ LIMIT_BYTES: Final = 2_000  # of an object: a few pages, or some dozen amounts
 PAGE_AMOUNTS: Final = 6
 PLACES: Final = tuple(f"{NAME}-{n}" for n in range(8))
 ONE: Final = Amount(Decimal(1))
-REFUSED: Final = 1  # requests of a write that is refused: the pages were looked at
+REFUSED: Final = 1  # request of a write that is refused, once the pages were looked at
 LOADED: Final = 4  # requests of a leader that loads: the ledger and three objects of pages
 LOOKED: Final = len(PLACES)
 TURNS: Final = 12  # of the event loop, until everybody waits for an answer again
@@ -308,7 +308,7 @@ TORN: Final = [
     ("start", 1, 0),
     ("finish", 1, None),
     ("start", 0, 0),  # refused: it loads, and of what it loads it gets the ledger but not its pages
-    ("go on", 0, (REFUSED + 1, "lost")),
+    ("go on", 0, (LOOKED + REFUSED + 1, "lost")),
     ("start", 0, 0),
     ("finish", 0, None),
     ("start", 0, 0),
