@@ -268,10 +268,13 @@ class Stage:
 
     # ---- traffic and money -------------------------------------------------------------------------------------------
 
+    def gateway_pods(self) -> list[Object]:
+        """Those that serve, those that start, and those that drain."""
+        return self.objects("pods", SYSTEM_NAMESPACE, "app.kubernetes.io/name=spillway-gateway")
+
     def gateways(self) -> list[Object]:
         """The gateway pods that are ready and stay."""
-        pods = self.objects("pods", SYSTEM_NAMESPACE, "app.kubernetes.io/name=spillway-gateway")
-        return [pod for pod in pods if is_ready(pod) and not pod["metadata"].get("deletionTimestamp")]
+        return [pod for pod in self.gateway_pods() if is_ready(pod) and not pod["metadata"].get("deletionTimestamp")]
 
     def wait_for_gateways(self, seconds: float = 90) -> None:
         self.wait("two gateways that serve", lambda: len(self.gateways()) == 2, seconds)

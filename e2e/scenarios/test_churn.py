@@ -71,7 +71,7 @@ class Churn:
         """One gateway pod, or all by a rolling update; never the last that serves: its PodDisruptionBudget holds it.
         As many drain at once as the machine can have."""
         drained = DRAINED_SECONDS + LONGEST_SECONDS + 120
-        self.play.wait("room for more gateways", lambda: len(self._gateway_pods()) <= most_gateways() - 2, drained)
+        self.play.wait("room for more gateways", lambda: len(self.play.gateway_pods()) <= most_gateways() - 2, drained)
         if self.draw.random() < 0.3:
             self.play.cluster.kubectl("rollout", "restart", "deployment/spillway-gateway", "-n", SYSTEM_NAMESPACE)
             return "the gateways are rolled out"
@@ -79,10 +79,6 @@ class Churn:
         name = self.draw.choice(sorted(pod["metadata"]["name"] for pod in found))
         self.play.cluster.kubectl("delete", "pod", name, "-n", SYSTEM_NAMESPACE, "--wait=false")
         return f"gateway {name} is deleted"
-
-    def _gateway_pods(self) -> list[Object]:
-        """Those that serve, and those that drain."""
-        return self.play.objects("pods", SYSTEM_NAMESPACE, "app.kubernetes.io/name=spillway-gateway")
 
     def _patch(self, name: str, patch: Object) -> None:
         self.play.patch("moedeployment", name, patch, NAMESPACE)

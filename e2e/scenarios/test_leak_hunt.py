@@ -148,7 +148,7 @@ def at_rest(play: Stage, namespace: str) -> tuple[Decimal, Decimal] | None:
 def booked(play: Stage, namespace: str) -> tuple[Decimal, Decimal]:
     async def get(name: str) -> Stored | None:
         stored = play.get("configmap", name, SYSTEM_NAMESPACE)
-        return Stored(stored.get("data") or {}, stored.get("binaryData") or {}) if stored else None
+        return Stored.of(stored) if stored else None
 
     found = asyncio.run(read(get, SYSTEM_NAMESPACE))
     assert found is not None, "there is a ledger"

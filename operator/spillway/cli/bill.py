@@ -131,7 +131,7 @@ async def read(kube: Kube, namespace: str) -> Book:
                     "has under 'Who may read the bill'"
                 ) from error
             raise Unreadable(error.message or str(error)) from error
-        return Stored(found.get("data") or {}, found.get("binaryData") or {})
+        return Stored.of(found)
 
     found = await stored.read(get, namespace)
     if found is None:

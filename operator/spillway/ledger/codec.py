@@ -138,7 +138,9 @@ def decode_paged(text: str) -> tuple[Book, tuple[PageRef, ...]]:
         raise CorruptLedger(f"the ledger is not JSON: {error}") from error
     version = document.get("version") if isinstance(document, dict) else None
     if version not in (VERSION, PAGED_VERSION):
-        raise CorruptLedger(f"the ledger has version {version!r}, this operator reads versions 1 and 2")
+        raise CorruptLedger(
+            f"the ledger has version {version!r}, this operator reads versions {VERSION} and {PAGED_VERSION}"
+        )
     try:
         pages = tuple(PageRef(_whole(n), _text(name)) for n, name in document["pages"]) if version != VERSION else ()
         return _book(document), pages

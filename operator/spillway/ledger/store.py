@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from kubernetes.aio.client import ApiException, V1ConfigMap, V1ObjectMeta
 from .book import Book, fold
 from .codec import PageRef
 from .pages import Page
-from .stored import NAME, OBJECT_BYTES, PACKED_KEY, PLACES, Content, Layout, Room, Stored, laid_out, pack, read
+from .stored import NAME, OBJECT_BYTES, PLACES, Content, Layout, Room, Stored, laid_out, pack, read
 
 if TYPE_CHECKING:
     from kubernetes.aio.client import CoreV1Api
@@ -152,10 +151,8 @@ class LedgerStore:
             return None
 
     async def _put_ledger(self, content: Content) -> None:
-        data = content if isinstance(content, dict) else None
-        binary = {PACKED_KEY: base64.b64encode(content).decode()} if isinstance(content, bytes) else None
         try:
-            self._version = await self._put(NAME, self._version, data, binary)
+            self._version = await self._put(NAME, self._version, Stored.holding(content))
         except LedgerGone:
             # Whoever deleted it may have deleted more, or another leader has moved on: nothing that was stored is
             # relied on.
@@ -167,19 +164,14 @@ class LedgerStore:
         try:
             # An API server keeps the version of what it already holds; the mark moves it, and stops a sweep under way.
             mark = {WRITTEN: uuid4().hex}
-            version = await self._put(PLACES[n], self._places[n].version, None, texts, mark)
+            version = await self._put(PLACES[n], self._places[n].version, Stored({}, texts), mark)
         except BaseException:
             self._places = None  # what is there now is not known
             raise
         self._places[n] = _Place(version, texts)
 
     async def _put(
-        self,
-        name: str,
-        version: str | None,
-        data: dict[str, str] | None,
-        binary: Mapping[str, str | bytes] | None,
-        annotations: dict[str, str] | None = None,
+        self, name: str, version: str | None, holds: Stored, annotations: dict[str, str] | None = None
     ) -> str:
         """Write that object and return its new version. Raises `LedgerConflict`, `LedgerGone`, and the API's own."""
         body = V1ConfigMap(
@@ -190,8 +182,8 @@ class LedgerStore:
                 labels={"app.kubernetes.io/part-of": "spillway", "app.kubernetes.io/managed-by": "spillway"},
                 annotations=annotations,
             ),
-            data=data,
-            binary_data=dict(binary) if binary is not None else None,
+            data=dict(holds.data) or None,
+            binary_data=dict(holds.binary) or None,
         )
         try:
             if version is None:

@@ -12,11 +12,11 @@ import zlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from .book import Book, fold
+from .book import Book, Span, fold
 from .codec import CorruptLedger, PageRef, decode_paged, encode
-from .pages import FINE_AMOUNTS, MissingPage, Page, joined, turned, unpacked
+from .pages import FINE_AMOUNTS, Bucket, MissingPage, Page, joined, turned, unpacked
 
 NAME: Final = "spillway-ledger"
 PLACES: Final = tuple(f"{NAME}-{n}" for n in range(16))
@@ -38,6 +38,18 @@ class Stored(NamedTuple):
 
     data: Mapping[str, str]
     binary: Mapping[str, str | bytes]
+
+    @classmethod
+    def of(cls, config_map: Mapping[str, Any]) -> Stored:
+        """Of the object as the API has it in JSON."""
+        return cls(config_map.get("data") or {}, config_map.get("binaryData") or {})
+
+    @classmethod
+    def holding(cls, content: Content) -> Stored:
+        """Of the ledger object with what `pack` made."""
+        if isinstance(content, bytes):
+            return cls({}, {PACKED_KEY: base64.b64encode(content).decode()})
+        return cls(content, {})
 
 
 class LedgerTooLarge(Exception):
@@ -106,7 +118,7 @@ def laid_out(
 ) -> Layout:
     """The book with its closed time in pages: those that are `stored` stay where they are, and so do those that a write
     left that came to nothing; new ones go to the first place with room. Raises `LedgerTooLarge`."""
-    if sum(len(bucket) for bucket in book.spans.values()) > FINE_AMOUNTS:
+    if _amounts(book.spans) > FINE_AMOUNTS:
         book = fold(book, now, quarters=4)
     pages, open_spans = turned(book.spans, now, stored.values())
     refs = {name: PageRef(n, name) for n, room in enumerate(rooms) for name in room.names}
@@ -119,7 +131,7 @@ def laid_out(
             if roomy is None:
                 raise LedgerTooLarge(
                     f"the ledger does not fit into {len(used)} objects of {limit_bytes} bytes: "
-                    f"{sum(len(bucket) for bucket in book.spans.values())} amounts; nothing was written"
+                    f"{_amounts(book.spans)} amounts; nothing was written"
                 )
             used[roomy] += len(page.packed)
             ref = PageRef(roomy, page.name)
@@ -128,10 +140,14 @@ def laid_out(
     if content is None:
         raise LedgerTooLarge(
             f"what is open of the ledger does not fit into {limit_bytes} bytes: "
-            f"{sum(len(bucket) for bucket in open_spans.values())} amounts, {len(book.pods)} pods, "
+            f"{_amounts(open_spans)} amounts, {len(book.pods)} pods, "
             f"{len(book.gateways)} gateway processes; nothing was written"
         )
     return Layout(book, content, found)
+
+
+def _amounts(spans: Mapping[Span, Bucket]) -> int:
+    return sum(len(bucket) for bucket in spans.values())
 
 
 async def read(get: Callable[[str], Awaitable[Stored | None]], namespace: str) -> Found | None:

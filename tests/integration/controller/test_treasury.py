@@ -27,6 +27,7 @@ from tests.integration.controller.treasuries import (
     objects,
     rounds,
     spent,
+    stored_usd,
     treasury,
     until,
 )
@@ -190,9 +191,7 @@ async def test_a_ledger_that_is_gone_when_it_is_read_again_is_written_from_the_b
         await until(lambda: spent(one) == 11 * EACH)
         await one.write(force=True)
         assert spent(one) == 11 * EACH
-    stored = await LedgerStore(core, namespace).load()
-    assert stored is not None
-    assert sum(amount.usd for amount in total(stored).values()) == 11 * EACH
+    assert await stored_usd(core, namespace) == 11 * EACH
 
 
 async def test_a_ledger_that_does_not_fit_is_told_and_ends_nobody(
@@ -213,9 +212,7 @@ async def test_a_ledger_that_does_not_fit_is_told_and_ends_nobody(
             await one.save(force=True)
             assert "the ledger cannot be written" in caplog.text
         await one.write(force=True)
-    stored = await LedgerStore(core, namespace).load()
-    assert stored is not None
-    assert sum(amount.usd for amount in total(stored).values()) == 11 * EACH
+    assert await stored_usd(core, namespace) == 11 * EACH
 
 
 async def test_a_busy_gateway_that_starts_again_is_charged_what_it_had_and_not_what_its_successor_has(

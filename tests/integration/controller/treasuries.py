@@ -17,6 +17,7 @@ from spillway.controller.adjustment_watch import AdjustmentWatch
 from spillway.controller.settings import OperatorSettings
 from spillway.controller.treasury import Treasury
 from spillway.ledger import Pair, total
+from spillway.ledger.store import LedgerStore
 from spillway.observe import Objects
 
 READ_SECONDS = 0.3  # what is charged does not depend on how often one looks
@@ -134,6 +135,13 @@ async def until(look: Callable[[], Any]) -> None:
     async with asyncio.timeout(20):
         while not look():  # noqa: ASYNC110 - the treasury tells nobody that it has read
             await asyncio.sleep(0.05)
+
+
+async def stored_usd(core: CoreV1Api, namespace: str) -> Decimal:
+    """What the ledger has that a next leader would load."""
+    stored = await LedgerStore(core, namespace).load()
+    assert stored is not None
+    return sum((amount.usd for amount in total(stored).values()), Decimal(0))
 
 
 def spent(one: Treasury) -> Decimal:

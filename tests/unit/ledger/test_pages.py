@@ -20,7 +20,6 @@ from spillway.ledger.pages import PAGE_AMOUNTS, MissingPage, Page, groups, joine
 from spillway.ledger.stored import (
     NAME,
     OBJECT_BYTES,
-    PACKED_KEY,
     PLAIN_KEY,
     LedgerTooLarge,
     Room,
@@ -178,10 +177,8 @@ def stored(book: Book) -> dict[str, Stored]:
     refs = {PageRef(n % 2, page.name): page for n, page in enumerate(pages)}
     content = pack(replace(book, spans=opened), pages=list(refs))
     assert content is not None and len(refs) > 1
-    packed = {PACKED_KEY: base64.b64encode(content).decode()} if isinstance(content, bytes) else {}
-    root = Stored(content if isinstance(content, dict) else {}, packed)
     places = [Stored({}, {r.name: p.text for r, p in refs.items() if r.place == n}) for n in range(2)]
-    return {NAME: root, f"{NAME}-0": places[0], f"{NAME}-1": places[1]}
+    return {NAME: Stored.holding(content), f"{NAME}-0": places[0], f"{NAME}-1": places[1]}
 
 
 async def test_a_reader_puts_the_ledger_together() -> None:
