@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from kubernetes.aio.client import CoreV1Api
 
 from spillway.act.kube import Kube as Client
+from spillway.controller.treasury import Treasury
 from spillway.observe import Objects
 from tests.integration.conftest import Kube
 from tests.integration.controller.treasuries import (
@@ -42,6 +45,18 @@ async def vanished(core: CoreV1Api, found: Objects, namespace: str, gateway: Fak
     found.pods[f"{namespace}/gw-0"] = gone
     gateway.process, gateway.requests = "p2", 0
     return much
+
+
+@asynccontextmanager
+async def after_a_death(
+    core: CoreV1Api, namespace: str, gateway: FakeGateway
+) -> AsyncIterator[tuple[Treasury, Decimal, Objects]]:
+    """The next leader, who has read once, how much was estimated, and the cluster."""
+    found = objects(namespace)
+    much = await vanished(core, found, namespace, gateway)
+    async with treasury(core, found, namespace, gateway.port) as one:
+        await rounds(one, 1)
+        yield one, much, found
 
 
 async def ask(core: CoreV1Api, namespace: str, ref: str, **changes: str) -> None:
@@ -100,11 +115,7 @@ async def test_a_credit_that_cannot_be_stored_is_not_in_force(
     core: CoreV1Api, namespace: str, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it would be spent, and a leader who knows nothing of it would find the budget overspent."""
-    found = objects(namespace)
-    much = await vanished(core, found, namespace, gateway)
-    async with treasury(core, found, namespace, gateway.port) as one:
-        await rounds(one, 1)
-
+    async with after_a_death(core, namespace, gateway) as (one, much, _):
         tried = asyncio.Event()
 
         async def unreachable(*_: object) -> Any:
@@ -128,10 +139,7 @@ async def test_a_leader_that_dies_after_storing_an_adjustment_has_it_applied_onc
     core: CoreV1Api, namespace: str, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The API server took the write and its answer was lost; then somebody else wrote the ledger."""
-    found = objects(namespace)
-    much = await vanished(core, found, namespace, gateway)
-    async with treasury(core, found, namespace, gateway.port) as one:
-        await rounds(one, 1)
+    async with after_a_death(core, namespace, gateway) as (one, much, found):
         write = one._store.write
 
         async def lost(book: Any, now: datetime) -> Any:
