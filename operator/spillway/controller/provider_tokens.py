@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from spillway.api import ExternalProvider
 from spillway.gateway.share import share
 from spillway.ledger import Pair, ProviderModel
-from spillway.ledger.book import Learned
+from spillway.ledger.learned import Learned
 from spillway.observe.demand import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS
 
 WINDOW_SECONDS = 60.0
@@ -69,6 +69,6 @@ def _mean(pairs: Iterable[Pair], in_flight: Mapping[Pair, int], learned: Mapping
     tokens = weights = 0.0
     for pair in pairs:
         known, weight = learned.get(ProviderModel(pair.provider, pair.model)), in_flight[pair] + 1
-        each = (known.prompt_tokens + known.completion_tokens) / known.requests if known and known.requests else 0.0
-        tokens, weights = tokens + weight * (each or PRIOR_TOKENS), weights + weight
+        each = (known.tokens_per_request if known else None) or PRIOR_TOKENS
+        tokens, weights = tokens + weight * each, weights + weight
     return tokens / weights

@@ -80,7 +80,7 @@ def outcomes(told: Told) -> Counted:
     for sample in told.samples:
         failed = sample.requests if sample.outcome in ("refused", "unanswered") else 0
         begun = sample.requests if sample.outcome in ("metered", "doubtful") else 0
-        begun += sample.response_bytes if sample.outcome == "unmetered" else 0
+        begun += sample.response_bytes if sample.outcome in ("unmetered", "malformed", "broken", "left") else 0
         one = Outcomes(sample.requests - failed, failed, begun)
         found[sample.provider] = found.get(sample.provider, Outcomes()).plus(one)
     for (provider, model, why), count in told.errors.items():

@@ -66,7 +66,7 @@ ROUNDS_IN_FORCE = 2  # readings until a cap has surely been replaced at every ga
 def outcome(text: str) -> Outcome:
     """A counter's outcome label. Raises ReadingFailed for one that this ledger does not know."""
     match text:
-        case "metered" | "doubtful" | "unmetered" | "unanswered" | "refused":
+        case "metered" | "doubtful" | "unmetered" | "malformed" | "broken" | "left" | "unanswered" | "refused":
             return text
     raise ReadingFailed(f"unknown outcome {text!r}: the gateway is of another version")
 
@@ -203,6 +203,8 @@ class Treasury:
                 s.response_bytes,
                 s.cache_write_tokens,
                 s.tier,
+                s.answer,
+                s.most_bytes,
             )
             for s in reading.samples
         )

@@ -1,5 +1,6 @@
 -- Runs in front of one (provider, model). The constants are put in by lua.py:
--- MODEL (JSON string), MAX_TOKENS, MAX_CHOICES, DROP (set of field names).
+-- MODEL (JSON string), MAX_TOKENS, MAX_CHOICES, DROP (set of field names), and where the price has tiers LEAST_SIZED
+-- and MOST_SIZED (bytes), else nil.
 -- It bounds what the request may cost, and lets nothing of the client's out but the request itself.
 
 local ALLOWED = {
@@ -26,6 +27,18 @@ local function cap(values, names, field, limit)
   if given and given >= 1 and given <= limit then return end
   if values[field] == nil then names[#names + 1] = field end
   values[field] = tostring(limit)
+end
+
+-- A provider that breaks off so soon after the request has computed nothing of an answer.
+local AT_ONCE_MS = 200
+
+-- The size of a request at most, in 16 steps from one power of two to the next and only where it can matter for the
+-- tier: few enough to count by. 0: nobody knows.
+local function size_class(bytes)
+  if bytes > MOST_SIZED then return "0" end
+  bytes = math.max(bytes, LEAST_SIZED)
+  local step = 2 ^ (math.floor(math.log(bytes) / math.log(2)) - 4)
+  return string.format("%d", math.ceil(bytes / step) * step)
 end
 
 -- Until when this provider asked to be left alone, in ms since 1970. A gateway has one worker, and so one of it.
@@ -57,7 +70,8 @@ function envoy_on_request(h)
 
   local body = h:body()
   local values, names
-  if body then values, names = members(body:getBytes(0, body:length())) end
+  local bytes = body and body:length() or 0
+  if body then values, names = members(body:getBytes(0, bytes)) end
   if not values then return refuse(h, "400", "The request body is not a JSON object with plain field names.") end
   if path == "/v1/completions" and values.prompt and is_batch(values.prompt) then
     h:respond({ [":status"] = "503", ["x-spillway-next"] = "not-permitted" }, "")
@@ -95,6 +109,9 @@ function envoy_on_request(h)
   metadata:set("spillway", "cached", 0)
   metadata:set("spillway", "cache_write", 0)
   metadata:set("spillway", "outcome", "unmetered")
+  metadata:set("spillway", "answer", values.stream == "true" and "stream" or "json")
+  metadata:set("spillway", "began", tonumber(h:timestamp()))
+  if MOST_SIZED then metadata:set("spillway", "size", ":" .. size_class(bytes)) end
 end
 
 -- The text of an error's body, if it is one that can be read. It is held back until it is complete; one that is larger
@@ -114,15 +131,18 @@ function envoy_on_response(h)
   local next = headers:get("x-spillway-next")
   if status >= 200 and status < 300 then
     local kind = headers:get("content-type") or ""
-    if find(kind, "^application/json") then headers:replace("content-type", "application/json") end
-    if find(kind, "^text/event%-stream") then
+    if find(kind, "^application/json") then
+      headers:replace("content-type", "application/json")
+      metadata:set("spillway", "answer", "json")
+    elseif find(kind, "^text/event%-stream") then
       headers:replace("content-type", "text/event-stream")
+      metadata:set("spillway", "answer", "stream")
       metadata:set("spillway", "streamed", "yes")
     end
     return
   end
   -- A provider that took the request and then broke off may bill what it computed.
-  local broken = headers:get("x-spillway-unanswered")
+  local broken = headers:get("x-spillway-unanswered") and h:timestamp() - mine["began"] >= AT_ONCE_MS
   headers:remove("x-spillway-unanswered")
   metadata:set("spillway", "outcome", broken and "unanswered" or next == "capped" and "capped" or "refused")
   if next == "capped" then return end

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from spillway.gateway import outcomes
+
 MOST_TOKENS = 10_485_760
 """What the API takes as a contextLength at most: more in one request is no count of tokens. One number that is negative
 or beyond 64 bits would turn a counter back or around, and the ledger could charge nothing on it ever after."""
@@ -67,17 +69,16 @@ def _records(export: Any) -> Iterable[Any]:
 
 
 def _attempt(values: dict[str, str]) -> Attempt | None:
-    outcome, _, tier = values.get("outcome", "").partition(":")
     try:
         numbers = {key: _number(values.get(key, "")) for key in _NUMBERS}
-        above = int(tier or 0)
+        label = outcomes.read(values.get("outcome", ""))
         process, deployment = values["process"], values["deployment"]
         provider, model = values["provider"], values["model"]
     except (KeyError, ValueError, OverflowError):
         return None
-    if not outcome or "/" not in deployment:
+    if not label.outcome or "/" not in deployment:
         return None
-    counted = outcome in ("metered", "doubtful")  # else Envoy has numbers that were not told, or cannot be
+    counted = label.outcome in ("metered", "doubtful")  # else Envoy has numbers that were not told, or cannot be
     prompt, completion, cached, cache_write = tokens = [
         (numbers[key] or 0) if counted else 0 for key in ("prompt", "completion", "cached", "cache_write")
     ]
@@ -88,8 +89,8 @@ def _attempt(values: dict[str, str]) -> Attempt | None:
         deployment,
         provider,
         model,
-        outcome,
-        above,
+        label.outcome,
+        label.tier,
         prompt,
         completion,
         cached,

@@ -17,6 +17,9 @@ FILTER_NAME = "envoy.filters.http.lua"
 ALWAYS_DROPPED = ("service_tier", "background")
 """Fields that change what a request costs (OpenAI: priority tier) or hide its usage from the answer (background)."""
 
+LEAST_BYTES_PER_TOKEN, MOST_BYTES_PER_TOKEN = 2, 8
+"""Of a prompt. Smaller or larger requests are below or above a price's tier, whatever they say."""
+
 LONGEST_OPENING_BYTES = 8192
 """Of a conversation's beginning, what counts for prefix affinity: about 2,000 tokens."""
 PROMPT_OPENING_BYTES = 1024
@@ -63,10 +66,14 @@ def limited_filter(provider: str) -> Fields:
 
 def egress_filter(egress: Egress) -> Fields:
     dropped = sorted({*ALWAYS_DROPPED, *egress.drop_fields})
+    sized = (
+        (LEAST_BYTES_PER_TOKEN * min(egress.tiers), MOST_BYTES_PER_TOKEN * max(egress.tiers)) if egress.tiers else ()
+    )
     constants = (
         f"local MODEL = {_literal(json.dumps(egress.model))}",
         f"local MAX_TOKENS = {int(egress.max_output_tokens)}",
         f"local MAX_CHOICES = {int(egress.max_choices)}",
         f"local DROP = {{ {', '.join(f'[{_literal(name)}] = true' for name in dropped)} }}",
+        f"local LEAST_SIZED, MOST_SIZED = {', '.join(str(size) for size in sized) or 'nil'}",
     )
     return _filter("\n".join(constants) + "\n" + _scripts("json.lua", "failures.lua", "egress.lua"))

@@ -62,7 +62,8 @@ def _rule(path: tuple[str, ...], target: Mapping[str, str]) -> Fields:
 
 def egress_log(egress: Egress, node: GatewayNode) -> list[Fields]:
     """Counters per (deployment, provider, model, outcome), and an entry of the log by the same conditions, at the end
-    of each attempt that was sent out. Usage counts by the price tier that its prompt falls in."""
+    of each attempt that was sent out. Usage counts by the kind of answer and the price tier that its prompt falls in;
+    what has none by how it ended and, where there are tiers, by how large the request was."""
     pair = {
         "deployment": "%METADATA(ROUTE:spillway:deployment)%",
         "provider": _plain(egress.provider),
@@ -71,7 +72,7 @@ def egress_log(egress: Egress, node: GatewayNode) -> list[Fields]:
     }
 
     def log(outcome: str, when: str, counted: Sequence[str] = ()) -> list[Fields]:
-        tags = {**pair, "outcome": outcome}
+        tags = {**pair, "outcome": outcome}  # outcomes.py reads it
         counters = [
             _counter("egress_requests", tags),
             *(_counter(f"egress_{key}_tokens", tags, f"%DYNAMIC_METADATA({_NAMESPACE}:{key})%") for key in counted),
@@ -91,16 +92,18 @@ def egress_log(egress: Egress, node: GatewayNode) -> list[Fields]:
         f"{_of('cached')} + {_of('cache_write')} <= {_of('prompt')}",
     )
     seen = f"{_of('outcome')} == 'metered'"
+    answer = f"%DYNAMIC_METADATA({_NAMESPACE}:answer)%"
+    size = f"%DYNAMIC_METADATA({_NAMESPACE}:size)%" if egress.tiers else ""
     logs = []
     for above, below in zip((0, *egress.tiers), (*egress.tiers, MOST_TOKENS), strict=True):
         within = f"{_of('prompt')} > {above}.0 && {_of('prompt')} <= {below}.0"
         tier = f":{above}" if above else ""
-        logs += log(f"metered{tier}", _all(seen, possible, within, believed), _TOKENS)
-        logs += log(f"doubtful{tier}", _all(seen, possible, within, f"!({believed})"), _TOKENS)
+        logs += log(f"metered/{answer}{tier}", _all(seen, possible, within, believed), _TOKENS)
+        logs += log(f"doubtful/{answer}{tier}", _all(seen, possible, within, f"!({believed})"), _TOKENS)
     missing = f"{_of('outcome')} == 'unmetered' || ({seen} && !({possible}))"
-    logs += log("unmetered", missing)
-    for why in ("unanswered", "refused"):
-        logs += log(why, f"{_of('outcome')} == '{why}'")
+    logs += log(f"unmetered/{answer}/%DYNAMIC_METADATA({_NAMESPACE}:outcome)%/%RESPONSE_FLAGS%{size}", missing)
+    logs += log(f"unanswered/{answer}{size}", f"{_of('outcome')} == 'unanswered'")
+    logs += log("refused", f"{_of('outcome')} == 'refused'")
     return logs
 
 

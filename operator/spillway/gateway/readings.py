@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from spillway.gateway import names
+from spillway.gateway import names, outcomes
 
 _LINE = re.compile(r"^(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(?P<labels>.*)\})? (?P<value>[0-9.eE+-]+)$")
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
@@ -27,7 +27,7 @@ _QUANTITIES = (
 
 @dataclass(frozen=True)
 class EgressSample:
-    """Cumulative since the process started. `outcome` and `tier` as in `ledger.external.EgressSample`."""
+    """Cumulative since the process started, as `ledger.external.EgressSample`."""
 
     namespace: str
     deployment: str
@@ -42,6 +42,8 @@ class EgressSample:
     response_bytes: int
     cache_write_tokens: int = 0
     tier: int = 0
+    answer: str = ""
+    most_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class GatewayReading:
 
 
 def parse_counters(page: str) -> GatewayReading:
-    """Raises ValueError for a line that is not a metric, so that a cut page is never taken for a smaller bill."""
+    """Raises ValueError for a line that is not a metric, so that a cut page is never taken for a smaller bill. Several
+    samples may be told apart by nothing but their counts: answers that were cut in several ways."""
     process: str | None = None
     quantities: dict[tuple[str, str, str, str], dict[str, int]] = {}
     arrivals: dict[str, int] = {}
@@ -97,9 +100,19 @@ def parse_counters(page: str) -> GatewayReading:
 
 def _sample(deployment: str, provider: str, model: str, outcome: str, found: Mapping[str, int]) -> EgressSample:
     namespace, name = deployment.split("/", 1)
-    outcome, _, tier = outcome.partition(":")
     counts = {quantity: found.get(quantity, 0) for quantity in _QUANTITIES}
-    return EgressSample(namespace, name, provider, model, outcome, **counts, tier=int(tier or 0))
+    label = outcomes.read(outcome)
+    return EgressSample(
+        namespace,
+        name,
+        provider,
+        model,
+        label.outcome,
+        **counts,
+        tier=label.tier,
+        answer=label.answer,
+        most_bytes=label.most_bytes,
+    )
 
 
 def _metrics(page: str) -> Iterator[tuple[str, dict[str, str], int]]:

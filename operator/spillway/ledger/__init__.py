@@ -1,8 +1,9 @@
 """The ledger: token counters and pod lifetimes become dollars, dollars are held against budgets.
 
-`book` is the state (a value), `external`, `gpu` and `reserved` charge it, `settle` corrects it, `budgets` reads it for
-a policy, `caps` says how many requests may be in flight so that no budget is passed by more than its bound, `exposure`
-what they may still cost, `codec` makes it JSON: all pure.
+`book` is the state (a value), `external`, `gpu` and `reserved` charge it, `learned` and `estimate` say what requests
+came to whose usage nobody told, `settle` corrects it, `budgets` reads it for a policy, `caps` says how many requests
+may be in flight so that no budget is passed by more than its bound, `exposure` what they may still cost, `codec` makes
+it JSON: all pure.
 The shell is `reader`, which reads every gateway's counters each two seconds, and `store`, which keeps the book in
 the one ledger object. Both are imported by their own names, so that the pure half needs no Kubernetes client.
 """

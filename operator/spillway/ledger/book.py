@@ -18,6 +18,7 @@ from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
 from .adjustment import Settled
+from .learned import Learned
 from .price import Price
 
 Source = Literal["external", "gpu"]
@@ -93,7 +94,7 @@ class Process(NamedTuple):
 
 
 class Counter(NamedTuple):
-    """Which counters of a gateway process; `outcome` and `tier` as in `external.EgressSample`."""
+    """Which counters of a gateway process, as in `external.EgressSample`."""
 
     namespace: str
     deployment: str
@@ -101,6 +102,8 @@ class Counter(NamedTuple):
     model: str
     outcome: str
     tier: int = 0
+    answer: str = ""
+    most_bytes: int = 0
 
 
 class Counts(NamedTuple):
@@ -140,17 +143,6 @@ class Amount:
             self.estimated_usd - other.estimated_usd,
             self.gpu_seconds - other.gpu_seconds,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """Metered traffic of one provider's model with exponentially fading weight: what bytes turned out to mean."""
-
-    requests: float = 0.0
-    prompt_tokens: float = 0.0
-    completion_tokens: float = 0.0
-    request_bytes: float = 0.0
-    response_bytes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

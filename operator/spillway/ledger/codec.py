@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, TypeVar
@@ -18,7 +18,6 @@ from .book import (
     Counts,
     IdleMark,
     Key,
-    Learned,
     Pair,
     PodMark,
     Process,
@@ -27,6 +26,8 @@ from .book import (
     Watermark,
     hour_of,
 )
+from .external import UNTOLD
+from .learned import Learned, Line
 from .price import Price, Rates, Tier
 
 VERSION: Final = 1
@@ -34,6 +35,9 @@ PAGED_VERSION: Final = 2
 """Of a ledger whose closed time lies in pages: those who know of none must not take what is left for all of it."""
 CORRECTION: Final = re.compile(r"(.*) \(adjustment ([-._a-zA-Z0-9]+)\)", re.DOTALL)
 """A correction's model and id, as a key has them: operators of before take it for another model and keep it."""
+
+PROMPTS: Final = "prompts"
+ANSWERS: Final = "answers"
 
 K = TypeVar("K", bound=tuple[Any, ...])
 
@@ -95,8 +99,14 @@ def encode(book: Book, pages: Sequence[PageRef] = ()) -> str:
             for uid, m in sorted(book.pods.items())
         ],
         "learned": [
-            [*what, x.requests, x.prompt_tokens, x.completion_tokens, x.request_bytes, x.response_bytes]
+            [*what, x.prompt.n, x.prompt.y, x.completion.y, x.prompt.x, x.completion.x]
             for what, x in sorted(book.learned.items())
+        ],
+        "lines": [
+            [*what, of, answer, *astuple(line)]
+            for what, x in sorted(book.learned.items())
+            for of, lines in ((PROMPTS, x.prompts), (ANSWERS, x.answers))
+            for answer, line in sorted(lines.items())
         ],
         "prices": [
             [*what, str(price.input), str(price.cached_input), str(price.output)]
@@ -193,10 +203,7 @@ def _book(document: Mapping[str, Any]) -> Book:
             _names(Process, [pod, process]): _whole(seconds) for pod, process, seconds in document.get("leases", [])
         },
         pods={_text(uid): _pod(keys, row) for uid, *row in document["pods"]},
-        learned={
-            _names(ProviderModel, row[:2]): Learned(*(float(number) for number in row[2:]))
-            for row in document["learned"]
-        },
+        learned=_learned(document),
         prices=_prices(document),
         # Those who know neither of the two drop both: what was applied is still known by its amount, and idle GPUs
         # are charged from when they are seen again.
@@ -209,15 +216,19 @@ def _book(document: Mapping[str, Any]) -> Book:
 
 
 def _counter_row(counter: Counter) -> list[str]:
-    """The tier stands in the outcome, so that the row is one that every version can read."""
-    *names, outcome, tier = counter
-    return [*names, f"{outcome}:{tier}" if tier else outcome]
+    """The kind of answer, and the tier or the most bytes, stand in the outcome, so that the row is one that every
+    version can read."""
+    *names, outcome, tier, answer, most_bytes = counter
+    label = f"{outcome}/{answer}" if answer else outcome
+    return [*names, f"{label}:{number}" if (number := tier or most_bytes) else label]
 
 
 def _counter(row: list[Any]) -> Counter:
-    namespace, deployment, provider, model, label = (_text(name) for name in row)
-    outcome, _, tier = label.partition(":")
-    return Counter(namespace, deployment, provider, model, outcome, int(tier or 0))
+    namespace, deployment, provider, model, text = (_text(name) for name in row)
+    label, _, number = text.partition(":")
+    outcome, _, answer = label.partition("/")
+    tier, most_bytes = (0, int(number or 0)) if outcome in UNTOLD else (int(number or 0), 0)
+    return Counter(namespace, deployment, provider, model, outcome, tier, answer, most_bytes)
 
 
 def _key_row(key: Key) -> list[str]:
@@ -268,6 +279,24 @@ def _pod(keys: list[Key], row: list[Any]) -> PodMark:
         _whole(until),
         bool(closed),
     )
+
+
+def _learned(document: Mapping[str, Any]) -> dict[ProviderModel, Learned]:
+    """Ledgers of before have sums alone: as if all had been seen at once."""
+    lines: dict[ProviderModel, dict[str, dict[str, Line]]] = {}
+    for provider, model, of, answer, *numbers in document.get("lines", []):
+        own = lines.setdefault(_names(ProviderModel, [provider, model]), {PROMPTS: {}, ANSWERS: {}})
+        own[of][_text(answer)] = Line(*(float(number) for number in numbers))
+    found = {}
+    for row in document["learned"]:
+        what = _names(ProviderModel, row[:2])
+        n, prompt_tokens, completion_tokens, request_bytes, response_bytes = (float(number) for number in row[2:])
+        known = lines.get(what) or {
+            PROMPTS: {"": Line.of(n, request_bytes, prompt_tokens)},
+            ANSWERS: {"": Line.of(n, response_bytes, completion_tokens)},
+        }
+        found[what] = Learned(known[PROMPTS], known[ANSWERS])
+    return found
 
 
 def _prices(document: Mapping[str, Any]) -> dict[ProviderModel, Price]:

@@ -19,33 +19,20 @@ from .book import (
     Counts,
     Entry,
     Key,
-    Learned,
     Pair,
     Process,
     ProviderModel,
     Watermark,
     add,
 )
+from .estimate import Doubt, Estimate, estimate, margin_usd, rates_of
 from .exposure import LEASES_SECONDS
-from .price import Price, cost_usd
+from .learned import Learned
+from .price import Price, Rates, cost_usd
 
-Outcome = Literal["metered", "doubtful", "unmetered", "unanswered", "refused"]
-ESTIMATED: Final = ("doubtful", "unmetered", "unanswered")
-
-PRIOR_PROMPT_TOKENS_PER_BYTE: Final = 0.25
-"""English text and code in JSON: about four bytes a token."""
-PRIOR_COMPLETION_TOKENS_PER_BYTE: Final = 0.05
-"""Between a JSON answer (about 5 bytes a token) and an SSE stream with one token per event (200 to 250 bytes)."""
-PRIOR_COMPLETION_TOKENS_PER_REQUEST: Final = 256.0
-BYTES_SPREAD: Final = 0.25
-"""Standard deviation of a request's tokens to what its bytes come to: code and prose, short and long differ so much."""
-LENGTH_SPREAD: Final = 1.0
-"""Of an answer's tokens to their mean: as of lengths that are exponential, which is more than most traffic has."""
-SURE: Final = 3.0
-"""Standard deviations by which what is estimated lies above what it comes to. A sum of many is then below the bill once
-in a thousand; one answer alone, whose length nothing tells, passes four times the mean once in fifty-five."""
-HALF_LIFE_REQUESTS: Final = 500.0
-"""After so many metered requests an older one weighs half in what has been learned."""
+Outcome = Literal["metered", "doubtful", "unmetered", "malformed", "broken", "left", "unanswered", "refused"]
+UNTOLD: Final = ("unmetered", "malformed", "broken", "left", "unanswered")
+"""Outcomes without usage that counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +41,15 @@ class EgressSample:
 
     metered: the provider's usage was seen, and is possible. doubtful: it was seen, but the answer was cut after it, or
     it says more than the ExternalProvider's contextLength or maxOutputTokens allow, or more cached tokens than prompt.
-    unmetered: a 2xx answer without usage that could be counted (aborted, cut, malformed, negative).
+    Of 2xx answers without usage that could be counted, unmetered came to their end without one, malformed with one that
+    cannot be, broken were cut by the provider, and left by the client or the gateway.
     unanswered: the provider took the request and broke off before its answer, or was too late with it.
-    refused: an error, or it could not be reached; not billed.
+    refused: an error, or it could not be reached, or it broke off at once; not billed.
 
     `prompt_tokens` include `cached_tokens` and `cache_write_tokens`. Only metered and doubtful have tokens, and `tier`:
-    the highest `above_input_tokens` of the price's tiers that the prompt exceeds, 0 for none.
+    the highest `above_input_tokens` of the price's tiers that the prompt exceeds, 0 for none. `answer`: "stream" or
+    "json", what was asked for where none came, "" where the gateway does not tell. `most_bytes`: no request of an
+    untold outcome had more, 0 where it is not known.
     """
 
     namespace: str
@@ -75,6 +65,8 @@ class EgressSample:
     response_bytes: int
     cache_write_tokens: int = 0
     tier: int = 0
+    answer: str = ""
+    most_bytes: int = 0
 
 
 def charge_reading(
@@ -99,8 +91,9 @@ def charge_reading(
     entries: list[Entry] = []
     problems: list[str] = []
     seconds = int(at.timestamp())
+    margins = _Margins(dict(marks), prices_used, learned)
     # What this reading teaches serves its own estimates, in any order of samples.
-    for counter, counts in sorted(_sums(samples).items(), key=lambda item: (item[0].outcome in ESTIMATED, item[0])):
+    for counter, counts in sorted(_sums(samples).items(), key=lambda item: (item[0].outcome != "metered", item[0])):
         before = marks.get(counter, Counts())
         delta = Counts(*(now - then for now, then in zip(counts, before, strict=True)))
         if min(delta) < 0:
@@ -117,9 +110,14 @@ def charge_reading(
                     f"which has no price: declare it in the ExternalProvider; until then it is not charged"
                 )
                 continue
-            entries.append(Entry(seconds, _key(counter), _amount(price, learned.get(what), before, delta, counter)))
-            if counter.outcome not in ESTIMATED:
-                learned[what] = _learn(learned.get(what, Learned()), delta)
+            if counter.outcome == "metered":
+                amount = _told(price, delta, counter.tier)
+                learned[what] = _learn(learned.get(what, Learned()), counter.answer, delta)
+            elif counter.outcome == "doubtful":
+                amount = _doubted(price, learned.get(what), delta, counter)
+            else:
+                amount = margins.estimated(delta, counter)
+            entries.append(Entry(seconds, _key(counter), amount))
         marks[counter] = counts
     gateways = {**book.gateways, owner: Watermark(at, marks)}
     return Charged(
@@ -205,7 +203,7 @@ def vanished(book: Book, living: Iterable[Process]) -> tuple[Process, ...]:
 def _sums(samples: Iterable[EgressSample]) -> dict[Counter, Counts]:
     sums: dict[Counter, Counts] = {}
     for s in samples:
-        counter = Counter(s.namespace, s.deployment, s.provider, s.model, s.outcome, s.tier)
+        counter = Counter(s.namespace, s.deployment, s.provider, s.model, s.outcome, s.tier, s.answer, s.most_bytes)
         counts = Counts(
             s.requests,
             s.prompt_tokens,
@@ -220,64 +218,71 @@ def _sums(samples: Iterable[EgressSample]) -> dict[Counter, Counts]:
     return sums
 
 
-def _amount(price: Price, learned: Learned | None, before: Counts, delta: Counts, of: Counter) -> Amount:
-    prompt_tokens, completion_tokens = delta.prompt_tokens, delta.completion_tokens
-    if of.outcome not in ESTIMATED:
-        rates = price.of_tier(of.tier)
-        usd = cost_usd(rates, prompt_tokens, completion_tokens, delta.cached_tokens, delta.cache_write_tokens)
-        return Amount(usd, prompt_tokens + completion_tokens)
-    if of.outcome == "doubtful":
-        rates = price.of_tier(of.tier)
-        # Cached tokens beyond the prompt: this provider counts them apart from it.
-        prompt_tokens = max(prompt_tokens, delta.cached_tokens + delta.cache_write_tokens)
-        completion_tokens = max(completion_tokens, estimated_tokens(learned, delta)[1])
-    else:
-        rates = price.dearest(delta.request_bytes)  # no prompt of theirs had more tokens than all of them bytes
-        deviations = more_deviations(before.requests, delta.requests)
-        prompt_tokens, completion_tokens = estimated_tokens(learned, delta, deviations)
-    usd = cost_usd(rates._replace(input=max(rates.input, rates.cache_write)), prompt_tokens, completion_tokens)
+def _told(price: Price, delta: Counts, tier: int) -> Amount:
+    """By the provider's own usage."""
+    tokens = delta.prompt_tokens, delta.completion_tokens
+    usd = cost_usd(price.of_tier(tier), *tokens, delta.cached_tokens, delta.cache_write_tokens)
+    return Amount(usd, sum(tokens))
+
+
+def _doubted(price: Price, learned: Learned | None, delta: Counts, of: Counter) -> Amount:
+    """By usage that says too much, or that more may have followed: no discount in it is believed."""
+    # Cached tokens beyond the prompt: this provider counts them apart from it.
+    prompt_tokens = max(delta.prompt_tokens, delta.cached_tokens + delta.cache_write_tokens)
+    completion_tokens = max(delta.completion_tokens, math.ceil(estimate(learned, of, delta).completion))
+    return _estimated(price.of_tier(of.tier), prompt_tokens, completion_tokens)
+
+
+def _estimated(rates: Rates, prompt_tokens: int, completion_tokens: int, margin: Decimal = ZERO) -> Amount:
+    dearer = rates._replace(input=max(rates.input, rates.cache_write))
+    usd = cost_usd(dearer, prompt_tokens, completion_tokens) + margin
     return Amount(usd, prompt_tokens + completion_tokens, usd)
 
 
-def estimated_tokens(learned: Learned | None, delta: Counts, deviations: float = 0.0) -> tuple[int, int]:
-    """Prompt and completion tokens of requests without usage: bytes times learned tokens per byte, rounded up, and so
-    many standard deviations above.
+class _Margins:
+    """What a process charges for requests whose usage nobody told: what they come to, and a margin for all of them that
+    it has counted for a provider's model."""
 
-    The output is never put below requests times the mean output of this model: a cut JSON answer has no bytes at all
-    although the provider has computed (and bills) it, and JSON has far fewer bytes a token than a stream.
-    A ledger that errs must err upwards, or the budget leaks.
-    """
-    in_per_byte, out_per_byte = PRIOR_PROMPT_TOKENS_PER_BYTE, PRIOR_COMPLETION_TOKENS_PER_BYTE
-    out_per_request = PRIOR_COMPLETION_TOKENS_PER_REQUEST
-    if learned and learned.requests > 0:
-        out_per_request = learned.completion_tokens / learned.requests
-        if learned.request_bytes > 0:
-            in_per_byte = learned.prompt_tokens / learned.request_bytes
-        if learned.response_bytes > 0:
-            out_per_byte = learned.completion_tokens / learned.response_bytes
-    by_bytes = 1 + deviations * BYTES_SPREAD / max(1, delta.requests)
-    by_count = delta.requests + deviations * LENGTH_SPREAD
-    completion = max(delta.response_bytes * out_per_byte * by_bytes, out_per_request * by_count)
-    return math.ceil(delta.request_bytes * in_per_byte * by_bytes), math.ceil(completion)
+    def __init__(
+        self,
+        marks: Mapping[Counter, Counts],
+        prices: Mapping[ProviderModel, Price],
+        learned: Mapping[ProviderModel, Learned],
+    ) -> None:
+        self._marks, self._prices, self._learned = marks, prices, learned
+        self._doubts: dict[ProviderModel, Doubt] = {}
+
+    def estimated(self, delta: Counts, of: Counter) -> Amount:
+        what = ProviderModel(of.provider, of.model)
+        found, rates = self._estimate(delta, of)
+        before = self._doubts[what] if what in self._doubts else self._counted(what)
+        more = found.doubt(rates)
+        self._doubts[what] = before + more
+        return _estimated(rates, math.ceil(found.prompt), math.ceil(found.completion), margin_usd(before, more))
+
+    def _counted(self, what: ProviderModel) -> Doubt:
+        """Of all before this reading."""
+        doubt = Doubt()
+        for counter, counts in self._marks.items():
+            if (counter.provider, counter.model) == what and counter.outcome in UNTOLD:
+                found, rates = self._estimate(counts, counter)
+                doubt += found.doubt(rates)
+        return doubt
+
+    def _estimate(self, counts: Counts, of: Counter) -> tuple[Estimate, Rates]:
+        what = ProviderModel(of.provider, of.model)
+        learned = self._learned.get(what)
+        return estimate(learned, of, counts), rates_of(self._prices[what], learned, of, counts)
 
 
-def more_deviations(before: int, requests: int) -> float:
-    """What `requests` more than `before` add to the margin that keeps their sum from being below the bill.
-
-    One request may be far from the mean; the sum of n is off by the root of n. So the margin is that of all that a
-    counter has counted, less what was charged of it before: however often one looks, it is the same.
-    """
-    return SURE * (math.sqrt(before + requests) - math.sqrt(before))
-
-
-def _learn(learned: Learned, delta: Counts) -> Learned:
-    fade = 0.5 ** (delta.requests / HALF_LIFE_REQUESTS)
-    return Learned(
-        learned.requests * fade + delta.requests,
-        learned.prompt_tokens * fade + delta.prompt_tokens,
-        learned.completion_tokens * fade + delta.completion_tokens,
-        learned.request_bytes * fade + delta.request_bytes,
-        learned.response_bytes * fade + delta.response_bytes,
+def _learn(learned: Learned, answer: str, delta: Counts) -> Learned:
+    return learned.after(
+        answer,
+        requests=delta.requests,
+        prompt_tokens=delta.prompt_tokens,
+        completion_tokens=delta.completion_tokens,
+        request_bytes=delta.request_bytes,
+        response_bytes=delta.response_bytes,
     )
 
 

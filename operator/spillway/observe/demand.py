@@ -22,7 +22,7 @@ def queries(window: str, long_window: str) -> dict[str, str]:
     """PromQL by signal. Gateway series carry `deployment` as namespace/name."""
     own = 'route=""'  # what spec.routes sends away is no demand for replicas
     turned_away = f'served_by="none",code_class=~"4xx|5xx",{own}'
-    billed = 'outcome=~"metered.*|doubtful.*|unmetered"'
+    billed = 'outcome=~"metered.*|doubtful.*|unmetered.*"'
     metered = 'outcome=~"metered.*"'  # of any price tier
     return {
         AGE: "time() - max(timestamp(envoy_server_live))",

@@ -45,7 +45,7 @@ def queries(deployment: str, step_seconds: float) -> dict[str, str]:
         "arrivals": f'sum(rate({ARRIVALS}{{{gateway},route=""}}[{window}]))',  # less what spec.routes took at once
         "local": f'sum(rate(envoy_spillway_answers{{served_by="local",{gateway}}}[{long_window}]))',
         "spilled": (
-            f'sum(rate(envoy_spillway_egress_requests{{outcome=~"metered.*|doubtful.*|unmetered",{gateway}}}[{long_window}]))'
+            f'sum(rate(envoy_spillway_egress_requests{{outcome=~"metered.*|doubtful.*|unmetered.*",{gateway}}}[{long_window}]))'
         ),
         "local_input": engines("prompt_tokens_total"),
         "local_output": engines("generation_tokens_total"),

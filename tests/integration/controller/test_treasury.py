@@ -50,7 +50,9 @@ async def test_a_new_leader_goes_on_where_the_old_one_was(
         assert estimated(two) == 0
 
 
-@pytest.mark.parametrize(("outcome", "marked"), [("metered:500", False), ("doubtful:500", True)])
+@pytest.mark.parametrize(
+    ("outcome", "marked"), [("metered/stream:500", False), ("metered:500", False), ("doubtful/stream:500", True)]
+)
 async def test_a_tier_and_cache_writes_are_charged_at_their_prices(
     core: CoreV1Api, namespace: str, gateway: FakeGateway, outcome: str, marked: bool
 ) -> None:

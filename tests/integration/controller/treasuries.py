@@ -32,7 +32,7 @@ class FakeGateway:
     def __init__(self) -> None:
         self.process, self.requests, self.in_flight, self.port = "p1", 0, 0, 0
         self.silent = False
-        self.outcome, self.cache_writes = "metered", 0
+        self.outcome, self.cache_writes = "metered/json", 0
         self.errors: dict[str, int] = {}
 
     def page(self) -> str:

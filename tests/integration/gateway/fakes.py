@@ -25,8 +25,8 @@ class Seen:
 class Fake:
     """`hold` blocks answers until it is set, with `late` also a stream's first event; `status` other than 200 is
     answered at once, with `error` for a body, and `chunked` without its length. `payload`: the whole JSON answer.
-    `pieces`: the whole stream as it is written; with `breaks` the connection is cut after them, with `stays` the stream
-    stays open."""
+    `pieces`: the whole answer as it is written; with `breaks` the connection is cut after them, with `stays` it stays
+    open."""
 
     name: str
     status: int = 200
@@ -97,7 +97,7 @@ class Fake:
             if self.chunked:
                 error.enable_chunked_encoding()
             return error
-        if not body.get("stream"):
+        if not body.get("stream") and (self.pieces is None or self.payload is not None):
             await self.hold.wait()
             answer = self.payload or {
                 "id": "1",
@@ -108,9 +108,8 @@ class Fake:
             if self.usage is not None and self.payload is None:
                 answer["usage"] = self.usage
             return web.json_response(answer, headers=self.extra_headers)
-        response = web.StreamResponse(
-            headers={"content-type": "text/event-stream; charset=utf-8", **self.extra_headers}
-        )
+        kind = "text/event-stream; charset=utf-8" if body.get("stream") else "application/json"
+        response = web.StreamResponse(headers={"content-type": kind, **self.extra_headers})
         await response.prepare(request)
         if self.late:
             await self.hold.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,12 @@ ZAI, DEEP = ("zai", "glm-5.1"), ("deep", "zai-org/GLM-5")
 
 @dataclass
 class Breaking(Fake):
-    """Reads the request and closes the connection."""
+    """Reads the request and, when it has thought about it for so long, closes the connection."""
+
+    thinks_seconds: float = 0.0
 
     async def _speak(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await asyncio.sleep(self.thinks_seconds)
         assert request.transport is not None
         request.transport.abort()
         raise ConnectionResetError
@@ -27,7 +31,7 @@ class Breaking(Fake):
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_request_that_a_provider_broke_off_is_no_refusal(rig: Rig, stream: bool) -> None:
-    zai, first = Breaking("zai"), f"{rig.subnet}.{next(rig.addresses)}"
+    zai, first = Breaking("zai", thinks_seconds=0.4), f"{rig.subnet}.{next(rig.addresses)}"
     await zai.start(first, PROVIDER_PORT)
     rig.fakes.append(zai)
     _, second = await rig.fake("deep", PROVIDER_PORT)
@@ -55,7 +59,11 @@ async def test_a_request_that_a_provider_broke_off_is_no_refusal(rig: Rig, strea
     [sample] = [s for s in (await rig.reading()).samples if s.outcome == "unanswered"]
     assert sample.request_bytes > 0, "what its prompt is estimated from"
 
+    zai.thinks_seconds = 0.0  # at once: nothing was computed
+    assert (await rig.post(body)).served_by == "deep"
+    await counted({"unanswered": 1, "refused": 1}, 2)
+
     await zai.stop()  # nobody listens: nothing was sent, and nothing is owed
     answer = await rig.post(body)
     assert (answer.status, answer.served_by) == (200, "deep")
-    await counted({"unanswered": 1, "refused": 1}, 2)
+    await counted({"unanswered": 1, "refused": 2}, 3)

@@ -80,14 +80,15 @@ async def test_each_attempt_is_told_with_what_it_used_and_nothing_it_said(
     for one in (whole, streamed):
         assert (one.outcome, one.tier, one.prompt_tokens, one.completion_tokens) == ("metered", 0, 11, 7)
         assert (one.cached_tokens, one.cache_write_tokens) == (3, 0)
-    assert [one.outcome for one in (refused, aborted)] == ["refused", "unmetered"]
+    assert [one.outcome for one in (refused, aborted)] == ["refused", "left"]
     assert refused.prompt_tokens == aborted.prompt_tokens == 0
     assert {(one.deployment, one.provider, one.model) for one in told} == {("chat/glm-5", *ZAI)}
     assert all(one.request_bytes > 0 for one in told)
     assert streamed.first_byte_ms is not None and 0 <= streamed.first_byte_ms <= streamed.duration_ms
     assert {one.process for one in told} == {(await rig.reading()).process}
-    counted = {s.outcome: s.requests for s in (await rig.reading()).samples}
-    assert counted == {"metered": 2, "refused": 1, "unmetered": 1}
+    counted = {(s.outcome, s.answer): s.requests for s in (await rig.reading()).samples}
+    metered = {("metered", "json"): 1, ("metered", "stream"): 1}
+    assert counted == {**metered, ("refused", ""): 1, ("left", "stream"): 1}
 
     assert b"chat/glm-5" in b"".join(raw)
     for hidden in (MARK, "completions", "sk-", "127.0.", "glm-5.chat", "user-agent"):

@@ -185,32 +185,32 @@ async def test_counters(rig: Rig) -> None:
     await rig.publish(only((ZAI,), provider("zai", address), cap=1000, context_length=2_000_000))
     await rig.start_envoy()
     stream = {"model": "glm-5", "stream": True, **MESSAGES}
-    sizes: dict[str, int] = {"metered": 0, "unmetered": 0}
+    sizes: dict[tuple[str, str], int] = {}
 
     zai.usage = {"prompt_tokens": 1_234_567, "completion_tokens": 300, "prompt_tokens_details": {"cached_tokens": 5}}
-    sizes["metered"] += len((await rig.post()).text)
-    sizes["metered"] += len((await rig.post(stream)).text)
+    sizes["metered", "json"] = len((await rig.post()).text)
+    sizes["metered", "stream"] = len((await rig.post(stream)).text)
     zai.usage = None
-    sizes["unmetered"] += len((await rig.post()).text)
-    sizes["unmetered"] += len((await rig.post(stream)).text)
+    sizes["unmetered", "json"] = len((await rig.post()).text)
+    sizes["unmetered", "stream"] = len((await rig.post(stream)).text)
     zai.status = 429
     await rig.post()
     zai.status = 400
     await rig.post()
 
-    [metered, refused, unmetered] = await counted(rig, 6)
-    assert (metered.outcome, refused.outcome, unmetered.outcome) == ("metered", "refused", "unmetered")
-    assert (metered.namespace, metered.deployment, metered.provider, metered.model) == ("chat", "glm-5", *ZAI)
-    assert (metered.requests, refused.requests, unmetered.requests) == (2, 2, 2)
-    assert (metered.prompt_tokens, metered.completion_tokens, metered.cached_tokens) == (2_469_134, 600, 10)
-    assert (refused.prompt_tokens, refused.completion_tokens) == (0, 0)
-    assert (unmetered.prompt_tokens, unmetered.completion_tokens) == (0, 0)
-    assert (metered.response_bytes, unmetered.response_bytes) == (sizes["metered"], sizes["unmetered"])
-    assert metered.request_bytes == unmetered.request_bytes > 0
+    samples = {(s.outcome, s.answer): s for s in await counted(rig, 6)}
+    assert samples.keys() == {*sizes, ("refused", "")}
+    assert {key: s.response_bytes for key, s in samples.items() if key in sizes} == sizes
+    for (outcome, answer), s in samples.items():
+        assert (s.namespace, s.deployment, s.provider, s.model) == ("chat", "glm-5", *ZAI)
+        tokens = (1_234_567, 300, 5) if outcome == "metered" else (0, 0, 0)
+        assert (s.prompt_tokens, s.completion_tokens, s.cached_tokens) == tokens
+        assert s.requests == (2 if outcome == "refused" else 1)
+        assert s.request_bytes == samples["metered", answer].request_bytes > 0 if outcome == "unmetered" else True
 
     zai.status = 200
     zai.hold.clear()
-    for number, body in enumerate((stream, None), start=1):
+    for number, (body, answer) in enumerate(((stream, "stream"), (None, "json")), start=1):
         seen = len(zai.seen)
         aborted = asyncio.create_task(rig.post(body))
         await zai.until(lambda seen=seen: len(zai.seen) > seen)  # type: ignore[misc]
@@ -218,8 +218,8 @@ async def test_counters(rig: Rig) -> None:
         assert in_flight[f"ext|zai|glm-5.1|{ID}"] == 1
         aborted.cancel()
         await zai.until(lambda number=number: zai.aborted == number)  # type: ignore[misc]
-        [_, _, unmetered] = await counted(rig, 6 + number)
-        assert unmetered.requests == 2 + number
+        left = {s.answer: s.requests for s in await counted(rig, 6 + number) if s.outcome == "left"}
+        assert left.get(answer) == 1
     assert (await rig.reading()).process is not None
 
 

@@ -46,7 +46,12 @@ def counts(sample: EgressSample) -> Counts:
 
 
 async def readings(rig: Rig) -> dict[tuple[str, int], Counts]:
-    return {(s.outcome, s.tier): counts(s) for s in (await rig.reading()).samples}
+    """By outcome and tier, of answers of any kind and requests of any size."""
+    found: dict[tuple[str, int], Counts] = {}
+    for s in (await rig.reading()).samples:
+        known = found.get((s.outcome, s.tier), NOTHING)
+        found[s.outcome, s.tier] = Counts(*(a + b for a, b in zip(known, counts(s), strict=True)))
+    return found
 
 
 async def counted(rig: Rig, before: dict[tuple[str, int], Counts]) -> dict[tuple[str, int], Counts]:
@@ -89,22 +94,22 @@ CASES: list[tuple[dict[str, Any], str, int, tuple[int, int, int, int]]] = [
     (usage(11, 7, cache_creation_input_tokens=50), "doubtful", 0, (11, 7, 0, 50)),
     (usage(11, 7, **details(cached_tokens=90)), "doubtful", 0, (11, 7, 90, 0)),
     # no counts of tokens
-    (usage(-5, 7), "unmetered", 0, (0, 0, 0, 0)),
-    (usage(11, -3), "unmetered", 0, (0, 0, 0, 0)),
-    (usage(11, 7, **details(cached_tokens=-1)), "unmetered", 0, (0, 0, 0, 0)),
-    (usage("x", 7), "unmetered", 0, (0, 0, 0, 0)),
-    (usage("nan", 7), "unmetered", 0, (0, 0, 0, 0)),
-    (usage("inf", 7), "unmetered", 0, (0, 0, 0, 0)),
-    (usage(0, 0), "unmetered", 0, (0, 0, 0, 0)),
-    (usage(1e300, 7), "unmetered", 0, (0, 0, 0, 0)),
-    (usage(2**64 + 11, 7), "unmetered", 0, (0, 0, 0, 0)),
-    (usage(11, 3_000_000_000), "unmetered", 0, (0, 0, 0, 0)),
-    (usage([1], 7), "unmetered", 0, (0, 0, 0, 0)),
-    (usage(None, 7), "unmetered", 0, (0, 0, 0, 0)),
-    (usage(11, None), "unmetered", 0, (0, 0, 0, 0)),
-    ({"prompt_tokens": 11}, "unmetered", 0, (0, 0, 0, 0)),
-    ({"completion_tokens": 7}, "unmetered", 0, (0, 0, 0, 0)),
-    ({}, "unmetered", 0, (0, 0, 0, 0)),
+    (usage(-5, 7), "malformed", 0, (0, 0, 0, 0)),
+    (usage(11, -3), "malformed", 0, (0, 0, 0, 0)),
+    (usage(11, 7, **details(cached_tokens=-1)), "malformed", 0, (0, 0, 0, 0)),
+    (usage("x", 7), "malformed", 0, (0, 0, 0, 0)),
+    (usage("nan", 7), "malformed", 0, (0, 0, 0, 0)),
+    (usage("inf", 7), "malformed", 0, (0, 0, 0, 0)),
+    (usage(0, 0), "malformed", 0, (0, 0, 0, 0)),
+    (usage(1e300, 7), "malformed", 0, (0, 0, 0, 0)),
+    (usage(2**64 + 11, 7), "malformed", 0, (0, 0, 0, 0)),
+    (usage(11, 3_000_000_000), "malformed", 0, (0, 0, 0, 0)),
+    (usage([1], 7), "untold", 0, (0, 0, 0, 0)),
+    (usage(None, 7), "untold", 0, (0, 0, 0, 0)),
+    (usage(11, None), "malformed", 0, (0, 0, 0, 0)),
+    ({"prompt_tokens": 11}, "malformed", 0, (0, 0, 0, 0)),
+    ({"completion_tokens": 7}, "untold", 0, (0, 0, 0, 0)),
+    ({}, "untold", 0, (0, 0, 0, 0)),
 ]
 
 
@@ -116,7 +121,8 @@ async def test_usage_blocks(tiered: tuple[Rig, Fake], stream: bool) -> None:
         zai.usage = block
         assert (await rig.post({"model": "glm-5", "stream": stream, **MESSAGES})).status == 200
         [(key, delta)] = (await counted(rig, before)).items()
-        assert key == (outcome, tier), block
+        allowed = ("unmetered", "malformed") if outcome == "untold" else (outcome,)  # whether a prompt's count is there
+        assert key[0] in allowed and key[1] == tier, block
         assert delta[:4] == (1, prompt, completion, cached) and delta.cache_write_tokens == written, block
         assert delta.request_bytes and delta.response_bytes, block
         before = await readings(rig)
@@ -149,6 +155,48 @@ async def test_usage_of_an_answer_that_is_cut_after_it_is_doubtful(tiered: tuple
             answer.close()
     [(key, delta)] = (await counted(rig, {})).items()
     assert key == ("doubtful", 0) and delta[:3] == (1, 11, 1)
+
+
+@pytest.mark.parametrize("who", ["nobody", "client", "provider"])
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "json"])
+async def test_how_an_answer_without_usage_ended(tiered: tuple[Rig, Fake], stream: bool, who: str) -> None:
+    """Bytes tell what a whole answer came to, and a stream up to where it was cut; and how large no request was."""
+    rig, zai = tiered
+    zai.usage, zai.breaks, zai.stays = None, who == "provider", who == "client"
+    zai.pieces = [b'data: {"choices": []}\n\n' if stream else b'{"choices": ']
+    zai.pieces += [b"data: [DONE]\n\n" if stream else b"[]}"] if who == "nobody" else []
+    asked = asyncio.create_task(rig.post({"model": "glm-5", "stream": stream, **MESSAGES, "user": "x" * 5000}))
+    if who == "client":
+        await zai.until(lambda: zai.open_requests == 1)
+        asked.cancel()
+    await asyncio.wait([asked])
+    samples: list[EgressSample] = []
+
+    async def there() -> bool:
+        samples[:] = (await rig.reading()).samples
+        return bool(samples)
+
+    await eventually(there, "the attempt is counted")
+    [sample] = samples
+    assert sample.outcome == {"nobody": "unmetered", "client": "left", "provider": "broken"}[who]
+    assert sample.answer == ("stream" if stream else "json")
+    assert sample.most_bytes == 65536, "as small as any that is below the lowest tier"
+
+
+async def test_how_large_requests_without_usage_were(tiered: tuple[Rig, Fake]) -> None:
+    """Near enough to tell their tier, and in few steps: each is a counter, and a row of the ledger."""
+    rig, zai = tiered
+    zai.usage, found = None, dict[int, int]()
+    sizes = (100, 60_000, 100_000, 101_000, 150_000, 1_500_000, 1_700_000)
+    for size in sizes:
+        await rig.post({"model": "glm-5", **MESSAGES, "user": "x" * size})
+
+    async def there() -> bool:
+        found.update((s.most_bytes, s.requests) for s in (await rig.reading()).samples)
+        return sum(found.values()) == len(sizes)
+
+    await eventually(there, "all are counted", dump=lambda: str(found))
+    assert found == {65_536: 2, 102_400: 2, 155_648: 1, 1_507_328: 1, 0: 1}
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -45,7 +45,7 @@ def counters() -> Iterator[tuple[str, str, Callable[[float], float]]]:
     yield "envoy_spillway_arrivals", KEY, lambda n: n
     yield "envoy_spillway_arrivals", 'deployment="search/r1"', lambda n: n
     yield "envoy_spillway_answers", f'{KEY},served_by="local",code_class="2xx"', lambda n: 0.8 * n
-    yield "envoy_spillway_egress_requests", f'{KEY},outcome="metered"', lambda n: 0.1 * n
+    yield "envoy_spillway_egress_requests", f'{KEY},outcome="metered/stream"', lambda n: 0.1 * n
     yield "envoy_spillway_egress_prompt_tokens", KEY, lambda n: 0.1 * n * 1500
     yield "envoy_spillway_egress_completion_tokens", KEY, lambda n: 0.1 * n * 300
     yield "vllm:prompt_tokens_total", ENGINE, lambda n: 0.8 * n * 1000

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from spillway.api import ExternalProvider
 from spillway.controller.provider_tokens import PRIOR_TOKENS, WINDOW_SECONDS, TokensLately, limited
 from spillway.ledger import Pair, ProviderModel
-from spillway.ledger.book import Learned
+from spillway.ledger.learned import Learned, Line
 from spillway.observe.resolve import valid
 from tests.unit.api.examples import example
 
 ONE, TWO = Pair("chat", "glm-5", "zai", "glm-5"), Pair("search", "glm-5", "zai", "glm-5")
 ELSEWHERE = Pair("chat", "glm-5", "deepinfra", "glm-5")
-MEAN_100 = {ProviderModel("zai", "glm-5"): Learned(10.0, 800.0, 200.0, 1.0, 1.0)}
+MEAN_100 = {ProviderModel("zai", "glm-5"): Learned({"json": Line.of(10, 1, 800)}, {"json": Line.of(10, 1, 200)})}
 
 
 def providers(**limits: Any) -> dict[str, ExternalProvider]:

@@ -12,7 +12,7 @@ GOOD = {
     "deployment": "chat/glm-5",
     "provider": "zai",
     "model": "glm-5.1",
-    "outcome": "metered:200000",
+    "outcome": "metered/json:200000",
     "prompt": "11",
     "completion": "7",
     "cached": "-",
@@ -40,7 +40,7 @@ def test_an_attempt() -> None:
 
 
 def test_tokens_that_were_not_told_are_none() -> None:
-    [one], odd = attempts(export({**GOOD, "outcome": "unmetered", "prompt": "-1"}))
+    [one], odd = attempts(export({**GOOD, "outcome": "unmetered/json/metered/-", "prompt": "-1"}))
     assert (one.prompt_tokens, one.completion_tokens, odd) == (0, 0, 0)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from spillway.gateway.readings import EgressSample, parse_counters
 
-LABELS = 'deployment="chat/glm-5",provider="zai",model="a \\"b\\".1",outcome="metered",process="gateway-0-1"'
+LABELS = 'deployment="chat/glm-5",provider="zai",model="a \\"b\\".1",outcome="metered/json:9",process="gateway-0-1"'
 PAGE = f"""# TYPE envoy_spillway_egress_requests counter
 envoy_spillway_egress_requests{{{LABELS}}} 3
 envoy_spillway_egress_prompt_tokens{{{LABELS}}} 1200
@@ -30,7 +30,7 @@ envoy_sds_update_success{{spillway_secret="authority|"}} 0
 def test_page() -> None:
     reading = parse_counters(PAGE)
     assert reading.process == "gateway-0-1"
-    sample = EgressSample("chat", "glm-5", "zai", 'a "b".1', "metered", 3, 1200, 0, 0, 1_000_000, 0)
+    sample = EgressSample("chat", "glm-5", "zai", 'a "b".1', "metered", 3, 1200, 0, 0, 1_000_000, 0, 0, 9, "json")
     assert reading.samples == (sample,)
     assert reading.arrivals == {"chat/glm-5": 9}
     assert reading.in_flight == {"ext|zai|glm-5.1|chat/glm-5": 4}

@@ -22,7 +22,6 @@ from spillway.ledger.book import (
     Counts,
     IdleMark,
     Key,
-    Learned,
     PodMark,
     Process,
     ProviderModel,
@@ -30,6 +29,8 @@ from spillway.ledger.book import (
     Watermark,
 )
 from spillway.ledger.codec import CorruptLedger, decode, encode
+from spillway.ledger.external import UNTOLD
+from spillway.ledger.learned import Learned, Line
 from spillway.ledger.price import Price, Rates, Tier
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -50,18 +51,14 @@ requests = st.builds(
     time_zone=names,
 )
 offers = st.builds(ProviderModel, names, names)
-counters = st.builds(
-    Counter,
-    names,
-    names,
-    names,
-    names,
-    st.sampled_from(["metered", "doubtful", "refused"]),
-    st.sampled_from([0, 32_000]),
-)
+answers = st.sampled_from(["", "json", "stream"])
+told = st.tuples(st.sampled_from(["metered", "doubtful", "refused"]), st.sampled_from([0, 32_000]), answers, st.just(0))
+untold = st.tuples(st.sampled_from(UNTOLD), st.just(0), answers, st.sampled_from([0, 4608]))
+counters = st.builds(lambda pair, rest: Counter(*pair, *rest), st.tuples(*[names] * 4), told | untold)
 rates = st.builds(Rates, money, money, money, money)
 tiers = st.lists(st.builds(Tier, whole, rates), max_size=2).map(tuple)
 fractions = st.floats(0, 1e15)
+lines = st.builds(Line, *[fractions] * 7)
 books = st.builds(
     Book,
     spans=st.dictionaries(
@@ -88,7 +85,11 @@ books = st.builds(
     pods=st.dictionaries(
         names, st.builds(PodMark, keys, whole, money, whole, whole, whole, whole, st.booleans()), max_size=3
     ),
-    learned=st.dictionaries(offers, st.builds(Learned, *[fractions] * 5), max_size=2),
+    learned=st.dictionaries(
+        offers,
+        st.builds(Learned, *[st.dictionaries(answers, lines, min_size=1)] * 2),
+        max_size=2,
+    ),
     prices=st.dictionaries(offers, st.builds(Price, money, money, money, st.none() | money, tiers), max_size=2),
     adjustments=st.dictionaries(
         ids,
@@ -120,6 +121,20 @@ def test_who_does_not_know_tiers_and_cache_writes_reads_the_rest() -> None:
         del document[unknown]
     assert decode(json.dumps(document)).prices == {
         ProviderModel("zai", "glm-5"): Price(Decimal(1), Decimal(1), Decimal(3))
+    }
+
+
+def test_who_does_not_know_lines_reads_their_sums() -> None:
+    zai = ProviderModel("zai", "glm-5")
+    counter = Counter("chat", "glm-5", "zai", "glm-5", "unmetered", answer="stream", most_bytes=4608)
+    learned = Learned({"json": Line.of(2, 8000, 2000)}, {"json": Line.of(1, 900, 100), "stream": Line.of(1, 9000, 40)})
+    book = Book(gateways={Process("gw-0", "p1"): Watermark(NOON, {counter: Counts(1)})}, learned={zai: learned})
+    document = json.loads(encode(book))
+    assert document["counters"] == [["chat", "glm-5", "zai", "glm-5", "unmetered/stream:4608"]]
+    assert document["learned"] == [["zai", "glm-5", 2, 2000, 140, 8000, 9900]]
+    del document["lines"]
+    assert decode(json.dumps(document)).learned == {
+        zai: Learned({"": Line.of(2, 8000, 2000)}, {"": Line.of(2, 9900, 140)})
     }
 
 
