@@ -36,6 +36,14 @@ from spillway.ledger.pages import unpacked
 from spillway.ledger.stored import PLACES, Content, Room, Stored, laid_out, pack, unpack
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+OUTCOMES = (
+    ("metered", "json"),
+    ("metered", "stream"),
+    ("doubtful", "stream"),
+    ("unmetered", "stream"),
+    ("left", "stream"),
+    ("refused", ""),
+)
 DAYS, TEAMS, GATEWAYS, LOOKS, SEED = 45, 20, 2, 10, 7
 
 
@@ -57,9 +65,11 @@ def busy(deployments: int) -> Book:
             Process(f"spillway-gateway-{n}", f"life-{n}"): Watermark(
                 NOW,
                 {
-                    Counter(*name, "zai", "glm-5", outcome): Counts(*(dice.randrange(10**8) for _ in range(6)))
+                    Counter(*name, "zai", "glm-5", outcome, answer=answer): Counts(
+                        *(dice.randrange(10**8) for _ in range(6))
+                    )
                     for name in names
-                    for outcome in ("metered", "doubtful", "refused")
+                    for outcome, answer in OUTCOMES
                 },
             )
             for n in range(GATEWAYS)
