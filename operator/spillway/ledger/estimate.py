@@ -22,6 +22,11 @@ PRIOR_COMPLETION_TOKENS_PER_BYTE: Final[Mapping[str, float]] = {"json": 0.2, "st
 PRIOR_COMPLETION_TOKENS: Final = 256.0
 USAGE_BYTES: Final[Mapping[str, int]] = {"json": 100, "stream": 250}
 """What a usage block and its event take. Answers that were learned from have one, those that are estimated do not."""
+STREAM_SPREAD: Final = 0.2
+"""Standard deviation, at least, of a stream's tokens to what its bytes come to: a busy server puts more of them into an
+event."""
+STREAM_DRIFT: Final = 0.03
+"""And of all streams alike, since they are busy at the same time."""
 BYTES_TELL: Final = frozenset(
     {(outcome, answer) for outcome in ("unmetered", "malformed") for answer in ("json", "stream")}
     | {("broken", "stream")}
@@ -65,8 +70,8 @@ class Estimate(NamedTuple):
             (max(rates.input, rates.cache_write), self.prompt_fit),
             (rates.output, self.completion_fit),
         ):
-            squared = (float(rate) / 1e6) ** 2 * fit.variance
-            apart, common = apart + squared, common + squared / max(1.0, fit.seen)
+            squared_usd = (float(rate) / 1e6) ** 2
+            apart, common = apart + squared_usd * fit.variance, common + squared_usd * fit.common
         return Doubt(self.requests * apart, self.requests * math.sqrt(common))
 
 
@@ -120,7 +125,13 @@ def _prompt(known: Learned, answer: str) -> Fit | None:
 
 def _by_bytes(known: Learned, of: Counter, counts: Counts) -> Fit:
     per_byte = PRIOR_COMPLETION_TOKENS_PER_BYTE.get(of.answer, PRIOR_COMPLETION_TOKENS_PER_BYTE[""])
-    fit = known.answers.get(of.answer, Line()).fit() or _text(per_byte, counts.response_bytes, counts.requests)
+    line = known.answers.get(of.answer, Line())
+    fit = line.fit() or _text(per_byte, counts.response_bytes, counts.requests)
+    if of.answer == "stream" and line.n > 0:
+        mean = line.y / line.n
+        fit = fit._replace(
+            variance=max(fit.variance, (STREAM_SPREAD * mean) ** 2), common=fit.common + (STREAM_DRIFT * mean) ** 2
+        )
     if of.outcome == "malformed":
         return fit
     if of.outcome == "unmetered":
@@ -131,10 +142,10 @@ def _by_bytes(known: Learned, of: Counter, counts: Counts) -> Fit:
 
 def _by_count(known: Learned, answer: str) -> Fit:
     own = known.answers.get(answer, Line()).mean() if answer else None
-    prior = Fit(PRIOR_COMPLETION_TOKENS, 0.0, (LENGTH_SPREAD * PRIOR_COMPLETION_TOKENS) ** 2, math.inf)
+    prior = Fit(PRIOR_COMPLETION_TOKENS, 0.0, (LENGTH_SPREAD * PRIOR_COMPLETION_TOKENS) ** 2)
     return own or known.completion.mean() or prior
 
 
 def _text(per_byte: float, size: int, requests: int) -> Fit:
     """Before anything was seen."""
-    return Fit(0.0, per_byte, (BYTES_SPREAD * per_byte * size / max(1, requests)) ** 2, math.inf)
+    return Fit(0.0, per_byte, (BYTES_SPREAD * per_byte * size / max(1, requests)) ** 2)

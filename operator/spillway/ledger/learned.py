@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -17,13 +18,13 @@ PROPORTIONAL: Final = 0.1
 
 
 class Fit(NamedTuple):
-    """`n` requests of `x` bytes together have `intercept` n + `slope` x tokens; one of them is off by `variance`, and
-    the line by that of the mean of the requests that were `seen`."""
+    """`n` requests of `x` bytes together have `intercept` n + `slope` x tokens. One of them is off by `variance` in
+    squared tokens, and by `common` as all the others are: a line is as good as what was seen."""
 
     intercept: float
     slope: float
     variance: float
-    seen: float
+    common: float = 0.0
 
     def tokens(self, requests: int, size: float) -> float:
         """At least 0."""
@@ -83,13 +84,15 @@ class Line:
         belief = (PROPORTIONAL * size) ** 2
         slope = max(0.0, (xy + belief * tokens / size) / (xx + belief)) if belief > 0 else 0.0
         off = max(0.0, yy - 2 * slope * xy + slope * slope * xx)
-        return Fit(tokens - slope * size, slope, self._variance(off, BYTES_SPREAD), self.n)
+        variance = self._variance(off, BYTES_SPREAD)
+        return Fit(tokens - slope * size, slope, variance, variance / max(1.0, self.n))
 
     def mean(self) -> Fit | None:
         """Tokens of a request whose bytes tell nothing."""
         if self.n <= 0:
             return None
-        return Fit(self.y / self.n, 0.0, self._variance(self._spread()[2], LENGTH_SPREAD), self.n)
+        variance = self._variance(self._spread()[2], LENGTH_SPREAD)
+        return Fit(self.y / self.n, 0.0, variance, variance / max(1.0, self.n))
 
     def _spread(self) -> tuple[float, float, float]:
         """Sums of squares around the means."""
@@ -99,7 +102,7 @@ class Line:
     def _variance(self, off: float, until_seen: float) -> float:
         """What is expected until it is seen counts as one reading among few, and as less among many."""
         expected = (until_seen * self.y / self.n) ** 2
-        return (off + expected / max(1.0, self.readings)) / max(1.0, self.readings - 1)
+        return (off + expected / math.sqrt(max(1.0, self.readings))) / max(1.0, self.readings - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,8 +76,8 @@ def test_completion(outcome: str, answer: str, bytes_each: int, completion: floa
     assert found.prompt == pytest.approx(500 * requests, rel=0.01)
     assert found.completion == pytest.approx(completion * requests, rel=0.01, abs=2)
     exact = outcome in ("unmetered", "malformed", "broken") and answer and bytes_each > 100
-    assert not exact or math.sqrt(found.completion_fit.variance) < 2
-    assert math.sqrt(found.prompt_fit.variance) < (5 if answer else 50)
+    assert not exact or math.sqrt(found.completion_fit.variance) < (5 if answer == "json" else 0.21 * MEAN)
+    assert math.sqrt(found.prompt_fit.variance) < (15 if answer else 50)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_line_of_no_requests_tells_nothing() -> None:
 
 def test_no_prompt_is_taken_for_longer_than_its_bytes_or_what_was_seen() -> None:
     assert longest_prompt(None, "json", 4900) == 4900
-    assert 1200 <= longest_prompt(KNOWN, "json", 4900) < 1210
+    assert 1200 <= longest_prompt(KNOWN, "json", 4900) < 1240
     assert longest_prompt(KNOWN, "", 10) <= 10
 
 
@@ -161,7 +161,7 @@ def test_margins_add_up_to_that_of_the_sum(steps: list[Doubt]) -> None:
 
 def test_what_one_is_off_by_is_less_of_many_and_what_the_line_is_off_by_is_not() -> None:
     rates = Rates(*map(Decimal, "1113"))
-    fit = Fit(0.0, 0.25, 100.0**2, 400)
-    one, many = (Estimate(n, 1000.0 * n, 0.0, fit, Fit(0.0, 0.0, 0.0, 1)).doubt(rates) for n in (1, 10_000))
+    fit = Fit(0.0, 0.25, 100.0**2, 5.0**2)
+    one, many = (Estimate(n, 1000.0 * n, 0.0, fit, Fit(0.0, 0.0, 0.0)).doubt(rates) for n in (1, 10_000))
     assert one.deviation == pytest.approx(1e-4, rel=0.01)
     assert many.deviation == pytest.approx(math.hypot(1e-4 * 100, 5e-6 * 10_000))

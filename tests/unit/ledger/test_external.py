@@ -305,6 +305,38 @@ def test_a_few_answers_without_usage_leave_the_ledger_within_half_a_percent_of_t
     assert max(apart) <= 0.005
 
 
+@pytest.mark.parametrize("without_usage", [1, 2, 10])
+def test_streams_of_a_server_that_became_busy_are_not_below_the_bill(without_usage: int) -> None:
+    """The leak hunt's find: 45 tokens an event while it was idle, then one event less of each stream, of which the line
+    has not seen any yet."""
+
+    def size(tokens: int, fewer: int) -> int:
+        return 600 + 4 * tokens + 250 * (math.ceil(tokens / 45) - fewer)
+
+    for seed in range(100):
+        dice, counts, sent = random.Random(seed), [0] * 5, []
+        for _ in range(300):
+            prompt, tokens = dice.randint(700, 1500), dice.randint(40, 200)
+            for i, more in enumerate((1, prompt, tokens, 4 * prompt + 180, size(tokens, 0))):
+                counts[i] += more
+            if dice.random() < 0.2:
+                n, asked, got, request, response = counts
+                sent.append(sample("metered", n, asked, got, 0, request, response, answer="stream"))
+        book, truth, untold = Book(), Decimal(0), [0] * 3
+        for one in sent:
+            book = charge_reading(book, "gw-0", "p1", [one], PRICES, NOON).book
+        before = spent(book)
+        for _ in range(without_usage):
+            prompt, tokens = dice.randint(700, 1500), dice.randint(46, 200)
+            truth += cost_usd(FLAT, prompt, tokens)
+            for i, more in enumerate((1, 4 * prompt + 180, size(tokens, 1) - 200)):
+                untold[i] += more
+            n, request, response = untold
+            one = sample("unmetered", n, request_bytes=request, response_bytes=response, answer="stream")
+            book = charge_reading(book, "gw-0", "p1", [one], PRICES, NOON).book
+        assert spent(book) - before >= truth
+
+
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=8))
 def test_how_often_one_looks_does_not_change_what_is_estimated(looks: list[int]) -> None:
     def charged(readings: list[int]) -> Decimal:

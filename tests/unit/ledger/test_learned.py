@@ -47,8 +47,8 @@ def test_how_far_it_is_off_is_that_of_one_request(together: int) -> None:
 def test_the_first_reading_is_believed_no_more_than_any_text() -> None:
     once = Line.of(10, 40_000, 10_000)
     fit, mean = once.fit(), once.mean()
-    assert fit == (0.0, 0.25, 250.0**2, 10)
-    assert mean == (1000.0, 0.0, 1000.0**2, 10)
+    assert fit == (0.0, 0.25, 250.0**2, 250.0**2 / 10)
+    assert mean == (1000.0, 0.0, 1000.0**2, 1000.0**2 / 10)
     assert Line().fit() is None and Line().mean() is None and Line.of(0, 0, 0) == Line()
 
 
