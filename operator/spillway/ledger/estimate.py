@@ -105,6 +105,8 @@ def longest_prompt(learned: Learned | None, answer: str, request_bytes: int) -> 
 def rates_of(price: Price, learned: Learned | None, of: Counter, counts: Counts) -> Rates:
     """The dearest that one of these prompts can be charged at: where the gateway did not tell how many bytes the
     largest of them had, it may have had them all."""
+    if not price.tiers:
+        return price.base
     return price.dearest(longest_prompt(learned, of.answer, of.most_bytes or counts.request_bytes))
 
 

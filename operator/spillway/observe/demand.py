@@ -16,18 +16,19 @@ Rates = dict[str, float]
 PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS = 1200.0, 200.0  # before the first finished request; chat traffic's means
 AGE = "age"
 PAIR = "deployment, provider, model"
+BILLED = 'outcome=~"metered.*|doubtful.*|unmetered.*"'
+"""Attempts at providers that had an answer."""
 
 
 def queries(window: str, long_window: str) -> dict[str, str]:
     """PromQL by signal. Gateway series carry `deployment` as namespace/name."""
     own = 'route=""'  # what spec.routes sends away is no demand for replicas
     turned_away = f'served_by="none",code_class=~"4xx|5xx",{own}'
-    billed = 'outcome=~"metered.*|doubtful.*|unmetered.*"'
     metered = 'outcome=~"metered.*"'  # of any price tier
     return {
         AGE: "time() - max(timestamp(envoy_server_live))",
         "arrivals": f"sum by (deployment) (rate(envoy_spillway_arrivals{{{own}}}[{window}]))",
-        "spilled": f"sum by (deployment) (rate(envoy_spillway_egress_requests{{{billed}}}[{window}]))",
+        "spilled": f"sum by (deployment) (rate(envoy_spillway_egress_requests{{{BILLED}}}[{window}]))",
         "refused": f"sum by (deployment) (rate(envoy_spillway_answers{{{turned_away}}}[{window}]))",
         "routed_late": f'sum by (deployment) (rate(envoy_spillway_answers{{route=~"model[|].+"}}[{window}]))',
         "routed_out": f'sum by (deployment) (rate(envoy_spillway_answers{{route!="",served_by!="none"}}[{window}]))',
@@ -36,7 +37,7 @@ def queries(window: str, long_window: str) -> dict[str, str]:
         "local_errors": (
             f'sum by (deployment) (rate(envoy_spillway_answers{{served_by="local",code_class="5xx"}}[{window}]))'
         ),
-        "spilled_long": f"sum by (deployment) (rate(envoy_spillway_egress_requests{{{billed}}}[{long_window}]))",
+        "spilled_long": f"sum by (deployment) (rate(envoy_spillway_egress_requests{{{BILLED}}}[{long_window}]))",
         "spilled_input": f"sum by (deployment) (rate(envoy_spillway_egress_prompt_tokens[{long_window}]))",
         "spilled_output": f"sum by (deployment) (rate(envoy_spillway_egress_completion_tokens[{long_window}]))",
         "pair_answers": f"sum by ({PAIR}) (rate(envoy_spillway_egress_requests{{{metered}}}[{long_window}]))",

@@ -19,7 +19,7 @@ from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
 from urllib3 import Retry
 
-from spillway.observe.demand import PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS
+from spillway.observe.demand import BILLED, PRIOR_INPUT_TOKENS, PRIOR_OUTPUT_TOKENS
 from spillway.observe.prometheus import MetricsUnavailable
 from spillway.simulate.economics import BIN_SECONDS
 from spillway.simulate.traces import BadTrace, Trace, from_prometheus
@@ -44,9 +44,7 @@ def queries(deployment: str, step_seconds: float) -> dict[str, str]:
     return {
         "arrivals": f'sum(rate({ARRIVALS}{{{gateway},route=""}}[{window}]))',  # less what spec.routes took at once
         "local": f'sum(rate(envoy_spillway_answers{{served_by="local",{gateway}}}[{long_window}]))',
-        "spilled": (
-            f'sum(rate(envoy_spillway_egress_requests{{outcome=~"metered.*|doubtful.*|unmetered.*",{gateway}}}[{long_window}]))'
-        ),
+        "spilled": (f"sum(rate(envoy_spillway_egress_requests{{{BILLED},{gateway}}}[{long_window}]))"),
         "local_input": engines("prompt_tokens_total"),
         "local_output": engines("generation_tokens_total"),
         "spilled_input": f"sum(rate(envoy_spillway_egress_prompt_tokens{{{gateway}}}[{long_window}]))",

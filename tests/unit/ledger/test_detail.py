@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from spillway.controller.metrics import Metrics
 from spillway.ledger import Book, EgressSample, Price, ProviderModel, charge_reading
 from spillway.ledger.detail import MOST_COSTS, MOST_PENDING, Detail, Metered, Sum, cost, requests_charged
-from tests.unit.ledger.test_external import NOON
+from tests.unit.ledger.samples import NOON
 
 PRICE = Price(Decimal(1), Decimal("0.1"), Decimal(4))
 ZAI = ProviderModel("zai", "glm-5")
